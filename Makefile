@@ -1,0 +1,40 @@
+# What can be done with this tree? `make` lists it; every target does its own set-up.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint proto bench bench-streaming clean setup-demo setup-test
+
+help: ## lists the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup-demo:
+	@$(PYTHON) scripts/setup.py demo
+
+setup-test:
+	@$(PYTHON) scripts/setup.py test
+
+demo: setup-demo ## a real model answers while its weights stream from disk, under a ceiling smaller than the model
+	@$(VENV)/python scripts/demo.py
+
+test: setup-test ## all tests: the fast ones, then the slow ones
+	$(VENV)/python -m pytest -q -m "not slow"
+	$(VENV)/python -m pytest -q -m slow
+
+test-fast: setup-test ## the tests of less than a few seconds each
+	$(VENV)/python -m pytest -q -m "not slow"
+
+lint: setup-test ## ruff, mypy, import-linter, buf
+	$(VENV)/python -m pytest -q tests/test_lint.py
+
+proto: setup-test ## makes the committed protobuf code again from proto/
+	$(VENV)/python scripts/generate_protos.py
+
+bench: bench-streaming ## every bench; tables here, figures in build/bench/*.json
+
+bench-streaming: setup-test ## bandwidth while generating against the drive alone (build/bench/streaming.json)
+	PYTHONPATH=tests $(VENV)/python tests/bench/streaming.py
+
+clean: ## removes the environment and everything built
+	rm -rf .venv build

@@ -1,0 +1,1 @@
+"""Which package moves bytes between drives and memory, knowing no model and no request? This one."""

@@ -1,0 +1,107 @@
+"""What can go wrong while bytes are moved, and what can be done about it?
+
+Every error says what failed (file, field, number) and ends with the remedy, which is also in ``hint``.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class DmaError(Exception):
+    """Base of every error of nvdma. ``hint`` says what to do; an instance may carry a more precise one."""
+
+    hint: str = "see the log of the engine for what preceded this"
+
+    def __init__(self, what: str, *, hint: str | None = None) -> None:
+        if hint is not None:
+            self.hint = hint
+        super().__init__(f"{what}; {self.hint}")
+
+
+class BackendUnavailable(DmaError):
+    """A backend cannot be used here. ``reason`` says why in one sentence."""
+
+    hint = "choose another backend, 'pread' works everywhere"
+
+    def __init__(self, reason: str, *, hint: str | None = None) -> None:
+        self.reason = reason
+        super().__init__(reason, hint=hint)
+
+
+class ReadError(DmaError):
+    """One read failed. ``tag`` names it (None when the failure came before any read); others go on."""
+
+    def __init__(self, what: str, *, path: str, offset: int, tag: int | None) -> None:
+        self.path = path
+        self.offset = offset
+        self.tag = tag
+        super().__init__(what)
+
+
+class ReadFailed(ReadError):
+    """The kernel or the drive refused a read; ``errno`` is the number of errno(3)."""
+
+    hint = "look for errors of the drive in `dmesg` and check the descriptor and the file's permissions"
+
+    def __init__(self, path: str, offset: int, length: int, errno: int, *, tag: int | None = None) -> None:
+        self.length = length
+        self.errno = errno
+        what = f"{path}: reading {length} bytes at offset {offset} failed: {os.strerror(errno)}"
+        super().__init__(what, path=path, offset=offset, tag=tag)
+
+
+class ShortRead(ReadError):
+    """The file ended before the size it had when it was opened; ``wanted`` and ``got`` are in bytes."""
+
+    hint = "the file was truncated or changed: restore it and load the model again"
+
+    def __init__(self, path: str, offset: int, wanted: int, got: int, *, tag: int | None = None) -> None:
+        self.wanted = wanted
+        self.got = got
+        what = f"{path}: wanted {wanted} bytes at offset {offset}, got {got}"
+        super().__init__(what, path=path, offset=offset, tag=tag)
+
+
+class InvalidRead(DmaError):
+    """A read breaks the contract of its backend (alignment, range, tag): a fault of the caller."""
+
+    hint = "plan reads with the backend's facts (alignment, max_read) and inside the file and the arena"
+
+
+class DeadlineExceeded(DmaError):
+    """A wait ended without what it waited for; ``waited_for`` names it, ``timeout`` is in seconds."""
+
+    hint = "check the drive with `dmesg` and `smartctl`, or allow more time"
+
+    def __init__(self, waited_for: str, timeout: float) -> None:
+        self.waited_for = waited_for
+        self.timeout = timeout
+        super().__init__(f"waited {timeout:g} s for {waited_for}")
+
+
+class NothingInFlight(DmaError):
+    """``wait`` was called while no read was in flight: it could never end."""
+
+    hint = "submit a read first"
+
+
+class QueueFull(DmaError):
+    """More reads were submitted than the backend's depth leaves room for; none of them was taken."""
+
+    hint = "wait for completions, or open the backend with a larger depth"
+
+    def __init__(self, depth: int, in_flight: int, submitted: int) -> None:
+        super().__init__(f"queue depth {depth}: {in_flight} reads in flight and {submitted} more submitted")
+
+
+class ArenaExhausted(DmaError):
+    """The arena's memory cannot be had."""
+
+    hint = "lower the memory budget or free memory (`free -m`, `ulimit -v`, the cgroup's memory.max)"
+
+
+class ArenaBusy(DmaError):
+    """The arena cannot be closed because somebody still looks at its bytes."""
+
+    hint = "release every memoryview, array and backend of this arena, then close it again"

@@ -1,0 +1,86 @@
+"""What does a Python program need to use nvstreamd?"""
+
+from __future__ import annotations
+
+from nvstream.aio import AsyncClient, AsyncImport, AsyncStream
+from nvstream.client import Client, Import, Stream
+from nvstream.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    NvstreamError,
+    PermissionDenied,
+    ResourceExhausted,
+    Unavailable,
+    Violation,
+)
+from nvstream.events import (
+    Accepted,
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    Phase,
+    Progress,
+    Tier,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
+from nvstream.facts import (
+    Caller,
+    DaemonStatus,
+    EngineStatus,
+    ImportProgress,
+    Model,
+    ModelFacts,
+    ModelFormat,
+    ModelState,
+    Placement,
+)
+from nvstream.requests import Message, Options
+
+__all__ = [
+    "Accepted",
+    "AsyncClient",
+    "AsyncImport",
+    "AsyncStream",
+    "Caller",
+    "Cancelled",
+    "Client",
+    "DaemonStatus",
+    "DeadlineExceeded",
+    "Delta",
+    "EngineStatus",
+    "Event",
+    "FailedPrecondition",
+    "FinishReason",
+    "Finished",
+    "Import",
+    "ImportProgress",
+    "Internal",
+    "InvalidArgument",
+    "Message",
+    "Model",
+    "ModelFacts",
+    "ModelFormat",
+    "ModelState",
+    "NotFound",
+    "NvstreamError",
+    "Options",
+    "PermissionDenied",
+    "Phase",
+    "Placement",
+    "Progress",
+    "ResourceExhausted",
+    "Stream",
+    "Tier",
+    "TokenLogprob",
+    "TopLogprob",
+    "Unavailable",
+    "Usage",
+    "Violation",
+]

@@ -1,0 +1,153 @@
+"""How do models and the daemon's status look on a terminal of 80 columns?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nvstream.cli.output import printable
+from nvstream.facts import DaemonStatus, EngineStatus, Model, ModelFacts, Placement
+from nvstream.sizes import format_bytes, format_seconds
+
+Row = tuple[str, str]
+
+
+class _Console(Console):
+    """A console that leaves a broken pipe to its caller, where exit codes are decided."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Called by rich inside its handler of BrokenPipeError."""
+        raise  # noqa: PLE0704
+
+
+def show(what: RenderableType) -> None:
+    """Writes to stdout. Raises BrokenPipeError."""
+    _Console(highlight=False, markup=False, emoji=False).print(what)
+    sys.stdout.flush()
+
+
+def model_list(models: Sequence[Model]) -> RenderableType:
+    """A table of models, and what is to be said about some of them below it."""
+    if not models:
+        return Text("there are no models; import one: nvstream models import FILE.gguf")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    # Two columns may be long and are folded, never cut.
+    table.add_column("NAME", overflow="fold", min_width=12)
+    table.add_column("STATE", no_wrap=True)
+    table.add_column("WEIGHTS", no_wrap=True, justify="right")
+    table.add_column("PATH", no_wrap=True)
+    table.add_column("KERNEL", overflow="fold", min_width=8)
+    table.add_column("EXPECTED", no_wrap=True, justify="right")
+    table.add_column("MEASURED", no_wrap=True, justify="right")
+    for model in models:
+        table.add_row(*(_text(cell) for cell in _list_row(model)))
+    return Group(table, *(_text(note) for model in models for note in _remarks(model)))
+
+
+def model_sheet(model: Model) -> RenderableType:
+    """Everything about one model."""
+    rows = [("model", model.name), ("state", model.state.value), ("file", model.path)]
+    rows += [("error", model.error)] if model.error else []
+    rows += _facts_rows(model.facts) if model.facts else []
+    rows += _placement_rows(model.placement) if model.placement else []
+    return _sheet(rows)
+
+
+def daemon(status: DaemonStatus) -> RenderableType:
+    """The daemon and a sheet for each of its engines."""
+    caller = f"you are uid {status.caller.uid}{', an administrator' if status.caller.administrator else ''}"
+    head = f"nvstreamd {status.version}, up {format_seconds(status.uptime_seconds)}, {caller}"
+    lines = [head, *(["shutting down: no new requests"] if status.draining else [])]
+    if not status.engines:
+        lines.append("no model is loaded; load one: nvstream models load MODEL --budget 4GiB")
+    sheets = (Group(Text(), _sheet(_engine_rows(engine))) for engine in status.engines)
+    return Group(*(_text(line) for line in lines), *sheets)
+
+
+def _list_row(model: Model) -> tuple[str, ...]:
+    weights = format_bytes(model.facts.weight_bytes) if model.facts else "-"
+    placement = model.placement
+    if placement is None:
+        return model.name, model.state.value, weights, "-", "-", "-", "-"
+    return (
+        model.name,
+        model.state.value,
+        weights,
+        placement.backend or "-",
+        placement.kernel or "-",
+        format_seconds(placement.predicted_pass_seconds),
+        _measured(placement),
+    )
+
+
+def _remarks(model: Model) -> list[str]:
+    notes = list(model.placement.notes) if model.placement else []
+    return [f"{model.name}: {one}" for one in [*([model.error] if model.error else []), *notes]]
+
+
+def _engine_rows(engine: EngineStatus) -> list[Row]:
+    process = f"process {engine.pid}" if engine.pid is not None else "no process"
+    rows = [("model", f"{engine.model.name} ({engine.model.state.value}, {process})")]
+    rows += [("error", engine.model.error)] if engine.model.error else []
+    rows += _placement_rows(engine.model.placement) if engine.model.placement else []
+    return [
+        *rows,
+        ("requests", f"{engine.running} running, {engine.queued} queued"),
+        ("so far", f"{engine.tokens_generated} tokens, {engine.passes} passes, "
+                   f"{format_bytes(engine.streamed_bytes)} streamed"),
+        ("KV pages", f"{engine.kv_pages_used} of {engine.kv_pages_total} used"),
+        ("peak", f"{format_bytes(engine.peak_weight_bytes)} of weights in memory"),
+        ("restarts", str(engine.restarts)),
+    ]  # fmt: skip
+
+
+def _placement_rows(placement: Placement) -> list[Row]:
+    expected = f"{format_seconds(placement.predicted_pass_seconds)} expected, {_measured(placement)} measured"
+    streamed = f"{format_bytes(placement.streamed_bytes_per_pass)} a pass"
+    rate = f"{format_bytes(placement.read_bytes_per_second)}/s"
+    return [
+        ("path", placement.backend or "-"),
+        ("kernel", placement.kernel or "-"),
+        ("budget", format_bytes(placement.budget)),
+        ("memory", f"{format_bytes(placement.resident_bytes)} resident, "
+                   f"{format_bytes(placement.slot_bytes)} for streaming"),
+        ("streamed", f"{streamed} at {rate}"),
+        ("pass", expected),
+        *(("note", one) for one in placement.notes),
+    ]  # fmt: skip
+
+
+def _facts_rows(facts: ModelFacts) -> list[Row]:
+    types = ", ".join(f"{name} {format_bytes(size)}" for name, size in sorted(facts.bytes_by_type.items()))
+    return [
+        *([("about", facts.description)] if facts.description else []),
+        ("kind", f"{facts.architecture}, {facts.format.value}, {facts.layers} layers"),
+        ("weights", f"{format_bytes(facts.weight_bytes)}{': ' if types else ''}{types}"),
+        ("a token", f"multiplies {format_bytes(facts.bytes_per_token)}, "
+                    f"keeps {format_bytes(facts.kv_bytes_per_token)} of KV cache"),
+        ("context", f"{facts.context_length} tokens; a vocabulary of {facts.vocabulary_size}"),
+        ("needs", f"a budget of {facts.minimum_budget} or more ({format_bytes(facts.minimum_budget)})"),
+    ]  # fmt: skip
+
+
+def _measured(placement: Placement) -> str:
+    seconds = placement.measured_pass_seconds
+    return format_seconds(seconds) if seconds is not None else "not yet"
+
+
+def _sheet(rows: Sequence[Row]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in rows:
+        table.add_row(key, _text(value))
+    return table
+
+
+def _text(value: str) -> Text:
+    return Text(printable(value), overflow="fold")

@@ -1,0 +1,228 @@
+"""How does a synchronous program call the daemon?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar, Unpack
+
+import grpc
+
+from nvstream import address, convert, requests
+from nvstream.events import Event, Finished
+from nvstream.facts import DaemonStatus, ImportProgress, Model
+from nvstream.requests import Messages, Options
+from nvstream.sizes import Size
+from nvstream.transcript import ImportLog, Log, Transcript
+from nvstream.translate import from_call
+from nvstream.v1 import (
+    inference_pb2,
+    inference_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+    status_pb2,
+    status_pb2_grpc,
+)
+
+P = TypeVar("P")
+Q = TypeVar("Q")
+R = TypeVar("R")
+Q_contra = TypeVar("Q_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+
+class _Responses(Protocol[R_co]):
+    """A server-streaming call of grpc."""
+
+    def __next__(self) -> R_co: ...
+    def cancel(self) -> bool: ...
+
+
+class _Unary(Protocol[Q_contra, R_co]):
+    """A unary method of a stub."""
+
+    def __call__(self, request: Q_contra, timeout: float | None = None) -> R_co: ...
+
+
+class _EventStream(Generic[P]):
+    """Iterates a call's events; leaving its `with` block, or dropping it, cancels what is left."""
+
+    def __init__(self, call: _Responses[R], convert_one: Callable[[R], P | None], log: Log[P], socket: Path) -> None:
+        self._call: _Responses[Any] = call
+        self._convert: Callable[[Any], P | None] = convert_one
+        self._log = log
+        self._socket = socket
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> P:
+        while True:
+            event = self._convert(self._next_message())
+            if event is not None:
+                self._log.add(event)
+                return event
+
+    def _next_message(self) -> Any:
+        try:
+            return next(self._call)
+        except StopIteration:
+            self._log.close()
+            raise
+        except grpc.RpcError as error:
+            raise from_call(error, self._socket) from error
+
+    def cancel(self) -> None:
+        """Tells the daemon to stop; may be called from any thread, and twice. Reading on raises Cancelled."""
+        self._call.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+
+class Stream(_EventStream[Event]):
+    """The events of one generation, as they come: Accepted, Progress..., Delta..., Finished.
+
+    Iterating raises the NvstreamError that ended the stream.
+    """
+
+    def __init__(self, call: _Responses[inference_pb2.StreamEvent], socket: Path) -> None:
+        self._transcript = Transcript()
+        super().__init__(call, convert.event, self._transcript, socket)
+
+    @property
+    def request_id(self) -> str | None:
+        """The daemon's name for this request; None before Accepted."""
+        return self._transcript.request_id
+
+    @property
+    def finished(self) -> Finished | None:
+        """The last event; None while there is none."""
+        return self._transcript.finished
+
+    @property
+    def received(self) -> str:
+        """The text that came so far; of a stream that was cut short, all there is."""
+        return self._transcript.text
+
+    def text(self) -> str:
+        """The whole text, read to its end, with what was iterated before. Raises NvstreamError."""
+        for _ in self:
+            pass
+        return self._transcript.text
+
+
+class Import(_EventStream[ImportProgress | Model]):
+    """The progress of one import; its last value is the Model. Leaving early cancels; a later one resumes."""
+
+    def __init__(self, call: _Responses[models_pb2.ImportResponse], socket: Path) -> None:
+        super().__init__(call, convert.import_event, ImportLog(), socket)
+
+
+class Client:
+    """A connection to the daemon, for threads. Close it, or use it in a `with` block.
+
+    `socket`: path of the daemon's socket; None: NVSTREAM_SOCKET, the system's, or the caller's own daemon's.
+    Nothing is dialled before the first call. Every method takes `timeout` in seconds (None: none) and
+    raises NvstreamError.
+    """
+
+    def __init__(self, socket: str | os.PathLike[str] | None = None) -> None:
+        self.socket = address.socket_path(socket, os.environ)
+        self._channel = grpc.insecure_channel(address.target(self.socket), address.channel_options())
+        self._inference = inference_pb2_grpc.InferenceStub(self._channel)
+        self._models = models_pb2_grpc.ModelsStub(self._channel)
+        self._status = status_pb2_grpc.StatusStub(self._channel)
+
+    def generate(
+        self,
+        model: str,
+        prompt: str | Sequence[int],
+        *,
+        timeout: float | None = None,
+        **options: Unpack[Options],
+    ) -> Stream:
+        """Continues `prompt`, a text or token ids. Options: see `Options`."""
+        request = requests.generate(model, prompt, options)
+        return Stream(self._inference.Generate(request, timeout=timeout), self.socket)
+
+    def chat(
+        self, model: str, messages: Messages, *, timeout: float | None = None, **options: Unpack[Options]
+    ) -> Stream:
+        """Answers a conversation: Message values, or mappings with "role" and "content"."""
+        request = requests.chat(model, messages, options)
+        return Stream(self._inference.Chat(request, timeout=timeout), self.socket)
+
+    def tokenize(
+        self, model: str, given: str | Messages, *, add_special: bool = False, timeout: float | None = None
+    ) -> list[int]:
+        """The token ids of a text, or of a conversation through the model's chat template."""
+        request = requests.tokenize(model, given, add_special)
+        return list(self._unary(self._inference.Tokenize, request, timeout).token_ids)
+
+    def models(self, *, timeout: float | None = None) -> list[Model]:
+        """Every model the daemon knows."""
+        answer = self._unary(self._models.List, models_pb2.ListRequest(), timeout)
+        return [convert.model(one) for one in answer.models]
+
+    def model(self, name: str, *, timeout: float | None = None) -> Model:
+        """One model, with its facts. Raises NotFound."""
+        return convert.model(self._unary(self._models.Get, models_pb2.GetRequest(model=name), timeout).model)
+
+    def load(
+        self,
+        name: str,
+        *,
+        budget: Size | None = None,
+        kv_budget: Size | None = None,
+        backend: str | None = None,
+        timeout: float | None = None,
+    ) -> Model:
+        """Brings a model into service under ceilings in bytes (or "60MiB"); returns when it can answer."""
+        request = requests.load(name, budget, kv_budget, backend)
+        return convert.model(self._unary(self._models.Load, request, timeout).model)
+
+    def unload(self, name: str, *, timeout: float | None = None) -> None:
+        """Takes a model out of service."""
+        self._unary(self._models.Unload, models_pb2.UnloadRequest(model=name), timeout)
+
+    def import_model(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        directories: Iterable[str | os.PathLike[str]] = (),
+        timeout: float | None = None,
+    ) -> Import:
+        """Packs a GGUF on the daemon's machine: ImportProgress values, then the Model."""
+        request = requests.import_model(source, name, directories)
+        return Import(self._models.Import(request, timeout=timeout), self.socket)
+
+    def status(self, *, timeout: float | None = None) -> DaemonStatus:
+        """What runs and how well."""
+        return convert.status(self._unary(self._status.GetStatus, status_pb2.GetStatusRequest(), timeout))
+
+    def close(self) -> None:
+        """Cancels what still runs and closes the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _unary(self, method: _Unary[Q, R], request: Q, timeout: float | None) -> R:
+        try:
+            return method(request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise from_call(error, self.socket) from error

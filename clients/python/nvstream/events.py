@@ -1,0 +1,105 @@
+"""What does a stream of tokens consist of, as Python values?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """What a request does before its tokens come. UNSPECIFIED: something this client does not know yet."""
+
+    UNSPECIFIED = "unspecified"
+    QUEUED = "queued"
+    LOADING = "loading"
+    PREFILL = "prefill"
+    RECOVERING = "recovering"
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended: the model said so, a stop string, `max_tokens`, or a full context."""
+
+    UNSPECIFIED = "unspecified"
+    END = "end"
+    STOP = "stop"
+    LENGTH = "length"
+    CONTEXT = "context"
+
+
+class Tier(StrEnum):
+    """Where weight bytes came from."""
+
+    UNSPECIFIED = "unspecified"
+    VRAM = "vram"
+    RAM = "ram"
+    NVME = "nvme"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The request has a place. `queue_position` 0: the next pass; `eta_seconds` None: not measured yet."""
+
+    request_id: str
+    queue_position: int
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a phase is: prompt tokens in PREFILL, requests ahead in QUEUED. `total` 0: not known."""
+
+    phase: Phase
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprob:
+    """One of the likeliest tokens at a position; `logprob` is a natural logarithm."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The chosen token, its natural log probability, and the likeliest ones beside it."""
+
+    token_id: int
+    logprob: float
+    top: tuple[TopLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What is new since the last delta. `text` never holds a part of a code point; it may be empty."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request cost: tokens, passes over the weights, bytes by where they came from, seconds."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    weight_passes: int
+    bytes_by_tier: dict[Tier, int]
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of every stream that did not fail. `stop_match`: the stop string that was met."""
+
+    reason: FinishReason
+    stop_match: str | None
+    usage: Usage
+
+
+Event = Accepted | Progress | Delta | Finished

@@ -1,0 +1,122 @@
+"""What does the daemon say about models, placements and itself, as Python values?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ModelState(StrEnum):
+    """Whether a model can answer. RECOVERING: its engine is being replaced, streams wait."""
+
+    UNSPECIFIED = "unspecified"
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    SERVING = "serving"
+    RECOVERING = "recovering"
+    FAILED = "failed"
+
+
+class ModelFormat(StrEnum):
+    """How a model lies on disk: a GGUF in place, or packed into segments."""
+
+    UNSPECIFIED = "unspecified"
+    GGUF = "gguf"
+    PACKED = "packed"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a model's file tells without reading a weight. Sizes and budgets are bytes."""
+
+    architecture: str
+    format: ModelFormat
+    weight_bytes: int
+    layers: int
+    context_length: int
+    vocabulary_size: int
+    bytes_by_type: dict[str, int]
+    minimum_budget: int
+    bytes_per_token: int
+    kv_bytes_per_token: int
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a loaded model's weights rest (bytes), the path and kernel in use, and expected against measured.
+
+    `notes` say why other backends were refused and what this one does without. `measured_pass_seconds`
+    is None before the first pass.
+    """
+
+    budget: int
+    resident_bytes: int
+    slot_bytes: int
+    streamed_bytes_per_pass: int
+    read_bytes_per_second: float
+    predicted_pass_seconds: float
+    measured_pass_seconds: float | None
+    backend: str
+    notes: tuple[str, ...]
+    kernel: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model. `facts`: None in a listing of a model not loaded; `placement`: None unless it is loaded.
+
+    `error` says why the state is FAILED.
+    """
+
+    name: str
+    path: str
+    state: ModelState
+    facts: ModelFacts | None
+    placement: Placement | None
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportProgress:
+    """How far an import is, in bytes. `bytes_resumed` were written by an earlier attempt and verified."""
+
+    bytes_done: int
+    bytes_total: int
+    bytes_resumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who the daemon takes the caller for."""
+
+    uid: int
+    administrator: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """What one engine does now and has done since its model was loaded. `pid`: None while there is none."""
+
+    model: Model
+    running: int
+    queued: int
+    restarts: int
+    passes: int
+    streamed_bytes: int
+    tokens_generated: int
+    kv_pages_used: int
+    kv_pages_total: int
+    pid: int | None
+    peak_weight_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """The daemon's version, uptime in seconds, engines, and whether it is shutting down (`draining`)."""
+
+    version: str
+    uptime_seconds: float
+    engines: tuple[EngineStatus, ...]
+    caller: Caller
+    draining: bool

@@ -1,0 +1,56 @@
+"""What does the command `nvstreamd` do? It reads the configuration and serves until it is stopped."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from nvstreamd.app import App
+from nvstreamd.config import load_config
+from nvstreamd.errors import NvstreamError
+
+
+def arguments() -> argparse.Namespace:
+    """The command line. What is not given is left to the configuration file."""
+    parser = argparse.ArgumentParser(prog="nvstreamd", description="Serves models larger than memory.")
+    parser.add_argument("--config", type=Path, help="a TOML file, see README.md")
+    parser.add_argument("--socket", type=Path, help="path of the public Unix socket")
+    parser.add_argument("--memory", help="ceiling of the weights in memory, for instance 60MiB")
+    parser.add_argument("--kv-memory", dest="kv_memory", help="ceiling of the KV cache, for instance 256MiB")
+    parser.add_argument("--store", type=Path, help="directory of packed models")
+    parser.add_argument("--model-directory", dest="model_directories", type=Path, action="append",
+                        help="a directory whose GGUF files are offered (repeatable)")
+    parser.add_argument("--model", dest="models", action="append", metavar="NAME=PATH",
+                        help="a model to load at start (repeatable)")
+    parser.add_argument("--threads", type=int, help="compute threads (default: all CPUs)")
+    parser.add_argument("--backend", dest="backends", action="append", help="how to read: uring, pread (repeatable)")
+    return parser.parse_args()
+
+
+def overrides(given: argparse.Namespace) -> dict[str, Any]:
+    """The command line as configuration values."""
+    values = {key: value for key, value in vars(given).items() if value is not None and key != "config"}
+    for model in values.pop("models", []):
+        name, _, path = model.partition("=")
+        values.setdefault("models", []).append({"name": name, "path": path})
+    return values
+
+
+def main() -> int:
+    """Exit status 0 after a drained stop, 1 when the daemon could not start or go on."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    given = arguments()
+    try:
+        asyncio.run(App(load_config(given.config, overrides(given))).run())
+    except NvstreamError as error:
+        logging.getLogger("nvstreamd").error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

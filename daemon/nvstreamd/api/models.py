@@ -1,0 +1,112 @@
+"""How are models listed, imported, loaded and unloaded?"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+from nvstream.v1 import models_pb2 as models
+from nvstream.v1.models_pb2_grpc import ModelsServicer
+from nvstreamd.api.context import Context
+from nvstreamd.api.guard import Guard
+from nvstreamd.api.rpc_errors import abort
+from nvstreamd.errors import InvalidRequest, NvstreamError
+from nvstreamd.supervisor.catalog import NAME, Catalog, as_message, model_name
+from nvstreamd.supervisor.jobs import pack
+
+
+class Models(ModelsServicer):
+    """nvstream.v1.Models."""
+
+    def __init__(self, guard: Guard, catalog: Catalog) -> None:
+        self.guard = guard
+        self.catalog = catalog
+        self._importing: set[str] = set()
+
+    async def List(self, request: models.ListRequest,
+                   context: Context) -> models.ListResponse:
+        """Every model the daemon knows."""
+        try:
+            self.guard.admit(context, "nvstream.v1.Models/List")
+            return models.ListResponse(models=self.catalog.all())
+        except NvstreamError as error:
+            await abort(context, error)
+
+    async def Get(self, request: models.GetRequest,
+                  context: Context) -> models.GetResponse:
+        """One model with what it needs."""
+        try:
+            self.guard.admit(context, "nvstream.v1.Models/Get")
+            return models.GetResponse(model=await self.catalog.model(request.model))
+        except NvstreamError as error:
+            await abort(context, error)
+
+    async def Import(self, request: models.ImportRequest,
+                     context: Context) -> AsyncIterator[models.ImportResponse]:
+        """Packs a GGUF, with progress."""
+        try:
+            self.guard.admit(context, "nvstream.v1.Models/Import")
+            source = Path(request.source)
+            name = request.name if request.HasField("name") else model_name(source)
+            self._check_import(source, name, request.directories)
+            self._importing.add(name)
+            try:
+                async for response in self._import(source, name, request):
+                    yield response
+            finally:
+                self._importing.discard(name)
+        except NvstreamError as error:
+            await abort(context, error)
+
+    def _check_import(self, source: Path, name: str, directories: Iterable[str]) -> None:
+        if not source.is_absolute():
+            raise InvalidRequest(f"source {str(source)[:200]!r} is not absolute", "give the whole path", field="source")
+        if NAME.fullmatch(name) is None:
+            raise InvalidRequest(f"{name[:80]!r} is no model name", "letters, digits, '.', '_' and '-'", field="name")
+        if name in self._importing:
+            raise InvalidRequest(f"{name} is being imported already", "wait for it", field="name")
+        if name in self.catalog.served:
+            raise InvalidRequest(f"{name} is loaded", "unload it, or choose another name", field="name")
+        relative = [d for d in directories if not Path(d).is_absolute()]
+        if relative:
+            raise InvalidRequest(f"directory {relative[0]!r} is not absolute", "give the whole path",
+                                 field="directories")
+
+    async def _import(self, source: Path, name: str,
+                      request: models.ImportRequest) -> AsyncIterator[models.ImportResponse]:
+        store = self.catalog.config.store
+        directories = [Path(directory) for directory in request.directories] or [store]
+        # The first directory holds the manifest: the store, so that the model is found again.
+        homes = directories if directories[0] == store else [store, *directories]
+        async for report in pack(source, name, homes, self.catalog.config.engine_user):
+            if isinstance(report, models.ImportProgress):
+                yield models.ImportResponse(progress=report)
+            else:
+                imported = models.Model(name=name, path=report.path, state=models.MODEL_STATE_UNLOADED,
+                                        facts=report.facts)
+                yield models.ImportResponse(imported=imported)
+
+    async def Load(self, request: models.LoadRequest,
+                   context: Context) -> models.LoadResponse:
+        """Brings a model into service."""
+        try:
+            self.guard.admit(context, "nvstream.v1.Models/Load")
+            served = await self.catalog.load(
+                request.model,
+                request.budget if request.HasField("budget") else None,
+                request.kv_budget if request.HasField("kv_budget") else None,
+                request.backend if request.HasField("backend") else None,
+            )
+            return models.LoadResponse(model=as_message(served))
+        except NvstreamError as error:
+            await abort(context, error)
+
+    async def Unload(self, request: models.UnloadRequest,
+                     context: Context) -> models.UnloadResponse:
+        """Takes a model out of service."""
+        try:
+            self.guard.admit(context, "nvstream.v1.Models/Unload")
+            await self.catalog.unload(request.model)
+            return models.UnloadResponse()
+        except NvstreamError as error:
+            await abort(context, error)

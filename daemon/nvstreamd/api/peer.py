@@ -1,0 +1,54 @@
+"""Who is calling? The kernel's word (SO_PEERCRED), carried through grpcio in the name of the upstream socket."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import socket
+import struct
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from nvstreamd.errors import PermissionDenied
+
+UCRED = struct.Struct("3i")
+NAME = re.compile(r"u(?P<uid>\d{1,10})-g(?P<gid>\d{1,10})-\d+\.peer")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A caller: uid and primary gid of the process that connected."""
+
+    uid: int
+    gid: int
+
+    def in_group(self, name: str) -> bool:
+        """Whether the caller's user belongs to that group now."""
+        try:
+            wanted = grp.getgrnam(name).gr_gid
+            user = pwd.getpwuid(self.uid).pw_name
+        except KeyError:
+            return False
+        return wanted in os.getgrouplist(user, self.gid)
+
+
+def credentials(connection: socket.socket) -> Peer:
+    """What the kernel says of the other end of a Unix socket: unix(7), SO_PEERCRED."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
+    _, uid, gid = UCRED.unpack(raw)
+    return Peer(uid, gid)
+
+
+def upstream_name(peer: Peer, number: int) -> str:
+    """The file name that carries a caller's identity to `of_call`."""
+    return f"u{peer.uid}-g{peer.gid}-{number}.peer"
+
+
+def of_call(grpc_peer: str) -> Peer:
+    """The caller of a gRPC call, from context.peer(). Raises PermissionDenied when the front did not name it."""
+    match = NAME.search(unquote(grpc_peer).rpartition("/")[2])
+    if match is None:
+        raise PermissionDenied("the caller is unknown", "connect through the daemon's public socket")
+    return Peer(int(match["uid"]), int(match["gid"]))

@@ -1,0 +1,1 @@
+"""What is a model family's arithmetic? One small file a family."""

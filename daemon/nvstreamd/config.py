@@ -1,0 +1,94 @@
+"""What has the administrator decided? The configuration file and the command line, checked."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from nvstreamd.errors import ConfigError
+
+UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40, "KB": 10**3, "MB": 10**6,
+         "GB": 10**9, "TB": 10**12}
+SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+
+
+def parse_size(text: object) -> object:
+    """Bytes of "60MiB", "1.5 GiB" or a plain number; anything else is left for pydantic to refuse."""
+    if not isinstance(text, str):
+        return text
+    match = SIZE.fullmatch(text)
+    if match is None or match[2].upper() not in UNITS:
+        raise ValueError(f"{text!r} is no size: write 60MiB, 1.5GiB or a number of bytes")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0, lt=1 << 50)]
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Checked):
+    """A model that is loaded at start. `path` is a GGUF (its first part) or a packed NAME.nvs directory."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    path: Path
+    budget: Size | None = None
+    kv_budget: Size | None = None
+
+
+class Config(_Checked):
+    """Everything that can be configured. Sizes are in bytes or written as 60MiB."""
+
+    socket: Path
+    store: Path
+    memory: Size = 1 << 30
+    kv_memory: Size = 256 << 20
+    model_directories: tuple[Path, ...] = ()
+    models: tuple[ModelConfig, ...] = ()
+    backends: tuple[str, ...] = ("uring", "pread")
+    threads: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    max_running: Annotated[int, Field(ge=1, le=256)] = 8
+    max_queued: Annotated[int, Field(ge=0, le=10000)] = 64
+    prefill_chunk: Annotated[int, Field(ge=8, le=8192)] = 64
+    max_context: Annotated[int, Field(ge=0)] = 0
+    admin_group: str | None = None
+    engine_user: str | None = None
+    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    engine_restarts: Annotated[int, Field(ge=0, le=100)] = 5
+
+
+def runtime_directory() -> Path:
+    """Where the socket goes by default: /run/nvstreamd for root, the caller's own runtime directory otherwise."""
+    if os.getuid() == 0:
+        return Path("/run/nvstreamd")
+    return Path(os.environ.get("XDG_RUNTIME_DIR", f"/tmp/nvstreamd-{os.getuid()}")) / "nvstreamd"
+
+
+def state_directory() -> Path:
+    """Where packed models go by default."""
+    if os.getuid() == 0:
+        return Path("/var/lib/nvstreamd/models")
+    home = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local/share"))
+    return home / "nvstreamd/models"
+
+
+def load_config(path: Path | None, overrides: dict[str, Any]) -> Config:
+    """The file's values under the command line's. Raises ConfigError naming file and key."""
+    values: dict[str, Any] = {"socket": runtime_directory() / "nvstreamd.sock", "store": state_directory()}
+    try:
+        if path is not None:
+            values |= tomllib.loads(path.read_text())
+        return Config.model_validate(values | overrides)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}", "mend the file or name another with --config") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path or 'command line'}: {key}: {first['msg']}", "see README.md, Configuration") from error

@@ -1,0 +1,1 @@
+"""How do many requests become tokens? The unprivileged process that computes."""

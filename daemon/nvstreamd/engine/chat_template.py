@@ -1,0 +1,244 @@
+"""How do chat messages become one prompt? By the model's own template, rendered where it can do no harm.
+
+A template comes with the model file and is a program: it runs in `chat_template_worker`, a process with
+limits on time, memory and output, which is killed and replaced when it oversteps.
+
+What users wrote must not turn into control tokens. So the messages are rendered twice: as they are,
+and with a unique placeholder for each content. If putting the contents back yields the first text, the second
+says exactly which stretches are the template's and which are the users'.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any, Final
+
+from nvstreamd.engine.chat_template_pipe import Limits, WorkerPipe, WorkerTimeout
+from nvstreamd.engine.tokenizer.errors import ChatTemplateError
+
+KEY: Final = "tokenizer.chat_template"
+MAX_TEMPLATE: Final = 1 << 20
+_ROLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_OTHER_FILE = "use a model file with a working template, or send plain prompts instead of messages"
+# What templates do to a content before they place it; tried in this order.
+_TRANSFORMS: Final[tuple[Callable[[str], str], ...]] = (str, str.strip, str.rstrip, str.lstrip)
+
+Message = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a prompt.
+
+    Attributes:
+        text: never empty.
+        special: whether text that spells control tokens means them (`encode(parse_special=...)`).
+    """
+
+    text: str
+    special: bool
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered conversation.
+
+    Attributes:
+        segments: in order; their texts joined are the prompt.
+        notes: what could not be protected, and why.
+    """
+
+    segments: tuple[Segment, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The whole prompt."""
+        return "".join(segment.text for segment in self.segments)
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """One template of a model file, with the token texts it may use."""
+
+    field: str
+    source: str
+    bos_token: str
+    eos_token: str
+
+
+def find_template(metadata: Mapping[str, object], name: str | None = None) -> ChatTemplate:
+    """The chat template of a GGUF's metadata, or its variant of this name.
+
+    Raises:
+        ChatTemplateError: there is none, or it is no text of reasonable size.
+    """
+    field = KEY if name is None else f"{KEY}.{name}"
+    source = metadata.get(field)
+    if source is None:
+        variants = sorted(key.removeprefix(KEY + ".") for key in metadata if key.startswith(KEY + "."))
+        hint = f"this file has the variants {', '.join(variants)}" if variants else _OTHER_FILE
+        raise ChatTemplateError(field, "the model file has no such chat template", hint)
+    if not isinstance(source, str) or not 0 < len(source) <= MAX_TEMPLATE:
+        raise ChatTemplateError(field, f"is not a text of 1 to {MAX_TEMPLATE} characters", _OTHER_FILE)
+    return ChatTemplate(field, source, _token_text(metadata, "bos"), _token_text(metadata, "eos"))
+
+
+def _token_text(metadata: Mapping[str, object], name: str) -> str:
+    """The text of a special token; empty when the file names none (`load` reports broken ids)."""
+    token, tokens = metadata.get(f"tokenizer.ggml.{name}_token_id"), metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(token, int) or not isinstance(tokens, Sequence) or not 0 <= token < len(tokens):
+        return ""
+    text = tokens[token]
+    return text if isinstance(text, str) else ""
+
+
+class Renderer:
+    """Renders templates in one worker process, started when first needed. Safe to share between threads.
+
+    Args:
+        limits: of one rendering.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._lock = Lock()
+        self._pipe: WorkerPipe | None = None
+
+    def __enter__(self) -> Renderer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker process. The renderer can be used again afterwards."""
+        with self._lock:
+            self._drop()
+
+    def render(
+        self,
+        template: ChatTemplate,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, object]] | None = None,
+    ) -> Prompt:
+        """The prompt for these messages.
+
+        Args:
+            template: from `find_template`.
+            messages: dictionaries with a `role` and a `content`; anything else in them passes as it is.
+            add_generation_prompt: end with what makes the model answer.
+            tools: descriptions of functions, for templates that know them.
+
+        Raises:
+            ChatTemplateError: the template fails, refuses the messages or oversteps a limit.
+            ValueError: a role is not a short plain word, or a message is no JSON.
+        """
+        marks = _placeholders(messages)
+        marked = [{**m, "content": mark} if mark else m for m, mark in zip(messages, marks, strict=True)]
+        shared = {
+            "add_generation_prompt": add_generation_prompt, "bos_token": template.bos_token,
+            "eos_token": template.eos_token, "tools": tools, "documents": None,
+        }  # fmt: skip
+        with self._lock:
+            text = self._text(template, {**shared, "messages": list(messages)})
+            try:
+                with_marks = self._text(template, {**shared, "messages": marked})
+            except ChatTemplateError:
+                # A template may look into contents and refuse a placeholder: then no part is known.
+                with_marks = None
+        contents = {mark: str(m["content"]) for m, mark in zip(messages, marks, strict=True) if mark}
+        notes = ("the text of tools is not protected against control tokens in it",) if tools else ()
+        return _prompt(template, text, with_marks, contents, notes)
+
+    def _text(self, template: ChatTemplate, variables: Mapping[str, object]) -> str:
+        answer = self._ask(
+            template, json.dumps({"template": template.source, "variables": variables}).encode()
+        )
+        if "failure" in answer:
+            raise ChatTemplateError(
+                template.field,
+                f"the template fails: {answer['failure']}: {answer['message']}",
+                f"check the order and the roles of the messages; else {_OTHER_FILE}",
+            )
+        return str(answer["text"])
+
+    def _ask(self, template: ChatTemplate, request: bytes) -> Mapping[str, Any]:
+        if self._pipe is None:
+            self._pipe = WorkerPipe(_start(self._limits), self._limits)
+        try:
+            answer = self._pipe.ask(request)
+        except WorkerTimeout as error:
+            self._drop()
+            raise ChatTemplateError(template.field, f"the template {error}", _OTHER_FILE) from error
+        if "failure" in answer:
+            # What a failed template left in memory is not worth keeping.
+            self._drop()
+        return answer
+
+    def _drop(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+
+
+def _start(limits: Limits) -> subprocess.Popen[bytes]:
+    worker = Path(__file__).with_name("chat_template_worker.py")
+    directories = {str(Path(_origin(name)).parent.parent) for name in ("jinja2", "markupsafe")}
+    numbers = (str(limits.memory), str(limits.cpu_seconds), str(limits.output))
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", str(worker), *sorted(directories), *numbers],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/",
+    )  # fmt: skip
+
+
+def _origin(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ChatTemplateError(
+            KEY, f"needs the Python package {module}", "install nvstreamd with its dependencies"
+        )
+    return spec.origin
+
+
+def _placeholders(messages: Sequence[Message]) -> list[str]:
+    """A word for every content that is text; letters only, so that no template escapes or trims it."""
+    marks: list[str] = []
+    for message in messages:
+        role = message.get("role")
+        if not isinstance(role, str) or not _ROLE.fullmatch(role):
+            raise ValueError(f"a role must be a short plain word, not {role!r}")
+        content = message.get("content")
+        marks.append(f"nvs{secrets.token_hex(16)}" if isinstance(content, str) and content else "")
+    return marks
+
+
+def _prompt(
+    template: ChatTemplate, text: str, marked: str | None, contents: Mapping[str, str], notes: tuple[str, ...]
+) -> Prompt:
+    if not contents:
+        return Prompt(_segments([(text, True)]), notes)
+    pieces = [] if marked is None else re.split(f"({'|'.join(contents)})", marked)
+    for transform in _TRANSFORMS:
+        parts = [(transform(contents[p]), False) if p in contents else (p, True) for p in pieces]
+        if pieces and "".join(part for part, _ in parts) == text:
+            return Prompt(_segments(parts), notes)
+    note = f"{template.field} rewrites contents: control tokens spelled in a message take effect"
+    return Prompt(_segments([(text, True)]), (*notes, note))
+
+
+def _segments(parts: Sequence[tuple[str, bool]]) -> tuple[Segment, ...]:
+    return tuple(Segment(text, special) for text, special in parts if text)

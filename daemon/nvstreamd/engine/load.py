@@ -1,0 +1,200 @@
+"""How does a model come into service under a budget? Files in, a runner out."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import torch
+
+from nvdma.arena import Arena
+from nvdma.backend import Backend
+from nvdma.bandwidth import Extent as RawExtent
+from nvdma.bandwidth import measure
+from nvdma.errors import DmaError
+from nvdma.select import Selection, probe
+from nvdma.types import Source
+from nvstream.v1.models_pb2 import Placement
+from nvstreamd.architectures.decoder import decoder_layer, inverse_frequencies, rope_angles
+from nvstreamd.architectures.hyper import Hyper
+from nvstreamd.engine.describe import ModelFile
+from nvstreamd.engine.kv_store import KvStore, PagedAttention, Rows, bytes_per_token
+from nvstreamd.engine.runner import Runner
+from nvstreamd.engine.segment_view import SegmentView
+from nvstreamd.errors import BudgetTooSmall, StorageError
+from nvstreamd.kernels.torch_attention import PAGE_TOKENS
+from nvstreamd.kernels.torch_ops import TorchOps
+from nvstreamd.kernels.workers import Workers
+from nvstreamd.weights.embedding import EmbeddingRows
+from nvstreamd.weights.manifest import ALIGNMENT, Segment
+from nvstreamd.weights.placement import Plan, Rates, mib, minimum_budget, plan
+from nvstreamd.weights.slots import Slots
+from nvstreamd.weights.streamer import Streamer
+
+BLOCK = 1 << 20
+DEPTH = 16
+MEASURE_SECONDS = 0.3
+MEASURE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a load asks for: ceilings in bytes, backends in order of preference, compute threads."""
+
+    budget: int
+    kv_budget: int
+    backends: tuple[str, ...]
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in service."""
+
+    runner: Runner
+    streamer: Streamer
+    plan: Plan
+    rates: Rates
+    selection: Selection
+    kv_pages: int
+    slots: Slots
+
+
+def sizes_of(model: ModelFile) -> list[int]:
+    """Bytes in a slot of each segment of a pass."""
+    return [segment.nbytes for segment in model.manifest.passes_over]
+
+
+def arena_size(model: ModelFile, budget: int) -> int:
+    """Bytes of weights that will be in memory at most. Raises BudgetTooSmall with the smallest workable figure."""
+    sizes, constants = sizes_of(model), model.manifest.constants.nbytes
+    smallest = minimum_budget(sizes, constants)
+    if budget < smallest:
+        raise BudgetTooSmall(f"{model.data[0].path}: a budget of {mib(budget)} is too small",
+                             f"the smallest that works is {mib(smallest)}", field="budget")
+    return min(budget // ALIGNMENT * ALIGNMENT, sum(sizes) + constants)
+
+
+def kv_page_count(model: ModelFile, kv_budget: int) -> int:
+    """Pages of KV cache that the budget holds. Raises BudgetTooSmall when not even one."""
+    page = PAGE_TOKENS * bytes_per_token(model.hyper)
+    if kv_budget < page:
+        raise BudgetTooSmall(f"a KV budget of {mib(kv_budget)} is too small",
+                             f"one page of {PAGE_TOKENS} tokens takes {mib(page)}", field="kv_budget")
+    most = -(-model.hyper.context // PAGE_TOKENS) * 64
+    return min(kv_budget // page, most)
+
+
+def load(model: ModelFile, wishes: Wishes, stack: ExitStack) -> Loaded:
+    """Opens the backend, measures, plans, reads what stays resident. `stack` undoes it. Raises NvstreamError."""
+    pages = kv_page_count(model, wishes.kv_budget)
+    workers = Workers(wishes.threads)
+    workers.start(stack)
+    ops = TorchOps(workers)
+    arena = Arena(arena_size(model, wishes.budget))
+    try:
+        stack.enter_context(arena)
+        selection = _select(model, wishes, arena)
+        stack.callback(selection.backend.close)
+        read = read_rate(selection.backend, model, arena)
+        block = min(BLOCK, selection.backend.facts.max_read)
+        compute = compute_rate(selection.backend, model, arena, ops, block)
+    except DmaError as error:
+        raise StorageError(str(error), error.hint) from error
+    rates = Rates(read, compute)
+    in_flight = block * selection.backend.facts.depth
+    chosen = plan(sizes_of(model), model.manifest.constants.nbytes, arena.nbytes, in_flight, rates)
+    slots = Slots(arena)
+    slots.open(stack)
+    streamer = Streamer(selection.backend, slots, model.data, model.manifest.passes_over, chosen, block)
+    constants = slots.resident(model.manifest.constants.nbytes)
+    streamer.fill_now(model.manifest.constants, constants)
+    streamer.start(stack)
+    embedding = EmbeddingRows(model.manifest.embedding, model.data)
+    runner = Runner(model.hyper, model.manifest, streamer, embedding, KvStore(model.hyper, pages), ops, constants)
+    return Loaded(runner, streamer, chosen, rates, selection, pages, slots)
+
+
+def _select(model: ModelFile, wishes: Wishes, arena: Arena) -> Selection:
+    sources = [Source(file.fd, file.path, file.size) for file in model.data]
+    return probe(wishes.backends, sources, arena, DEPTH)
+
+
+def read_rate(backend: Backend, model: ModelFile, arena: Arena) -> float:
+    """Bytes a second of the backend alone over the segments of a pass."""
+    sources = [Source(file.fd, file.path, file.size) for file in model.data]
+    extents = [RawExtent(e.file, e.offset, e.length) for s in model.manifest.passes_over for e in s.extents]
+    depth = max(1, min(backend.facts.depth, arena.nbytes // BLOCK))
+    block = min(BLOCK, arena.nbytes // depth // ALIGNMENT * ALIGNMENT)
+    found = measure(backend, sources, arena, block, depth, seconds=MEASURE_SECONDS, limit=MEASURE_BYTES,
+                    extents=extents)
+    return found.bytes_per_second
+
+
+def compute_rate(backend: Backend, model: ModelFile, arena: Arena, ops: TorchOps, block: int) -> float:
+    """Weight bytes a second that a pass of one tile multiplies from memory: one layer and one head piece, timed."""
+    with ExitStack() as stack:
+        slots = Slots(arena)
+        slots.open(stack)
+        region = slots.resident(max(sizes_of(model)))
+        filler = Streamer(backend, slots, model.data, (), Plan(0, frozenset(), 0, 0, 0, 0, 0.0), block)
+        seconds = 0.0
+        for segment, steps in ((model.manifest.layers[0], len(model.manifest.layers)),
+                               (model.manifest.head[0], len(model.manifest.head))):
+            filler.fill_now(segment, region)
+            seconds += steps * _time_segment(model, segment, SegmentView(segment, region.data), ops)
+        return sum(sizes_of(model)) / seconds
+
+
+def _time_segment(model: ModelFile, segment: Segment, view: SegmentView, ops: TorchOps) -> float:
+    hyper = model.hyper
+    x = torch.ones(ops.row_tile, hyper.width)
+    rows = [Rows(0, 1, 0, torch.tensor([0]))]
+    attention = PagedAttention(KvStore(_one_layer(model), 1), rows, ops.workers)
+    angles = rope_angles(inverse_frequencies(hyper, None), torch.zeros(ops.row_tile, dtype=torch.int64))
+
+    def once() -> None:
+        if segment in model.manifest.head:
+            ops.linear(x, view.matrix(segment.tensors[0].name))
+        else:
+            decoder_layer(hyper, ops, view, x.clone(), angles, attention, 0)
+
+    return median_seconds(once, 4)
+
+
+def _one_layer(model: ModelFile) -> Hyper:
+    return replace(model.hyper, layers=1)
+
+
+def median_seconds(work: Callable[[], None], times: int) -> float:
+    """The median duration of `work`, the first call (which warms up) left out."""
+    work()
+    durations = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        durations.append(time.perf_counter() - start)
+    return statistics.median(durations)
+
+
+def placement_message(loaded: Loaded) -> Placement:
+    """The plan, what it rests on, and what was refused, for status."""
+    facts = loaded.selection.backend.facts
+    registered = "registered buffers" if facts.registered_buffers else "buffers not registered"
+    direct = "O_DIRECT" if facts.direct else "page cache"
+    notes = [f"{facts.name}: {direct}, {registered}, {facts.depth} reads in flight", *facts.notes]
+    notes += [f"{refusal.name} refused: {refusal.reason}" for refusal in loaded.selection.refused]
+    return Placement(
+        budget=loaded.plan.budget,
+        resident_bytes=loaded.plan.resident_bytes,
+        slot_bytes=loaded.plan.slots * loaded.plan.slot_bytes,
+        streamed_bytes_per_pass=loaded.plan.streamed_bytes,
+        read_bytes_per_second=loaded.rates.read,
+        predicted_pass_seconds=loaded.plan.predicted_seconds,
+        backend=facts.name,
+        notes=notes,
+        kernel=loaded.runner.ops.name,
+    )

@@ -1,0 +1,54 @@
+"""What does the engine know of one request while it lives?"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from nvstream.v1.inference_pb2 import TokenLogprob
+from nvstreamd.engine.constraint import Constraint
+from nvstreamd.engine.output import Output
+from nvstreamd.engine.sampling import Sampling
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A sequence of tokens: the prompt, then what was generated.
+
+    `computed` tokens of it have their keys and values in `pages`. `limit` is the length at which it ends.
+    `details` are the log probabilities of tokens that are still held back.
+    """
+
+    id: int
+    uid: int
+    tokens: list[int]
+    prompt_length: int
+    limit: int
+    max_tokens: int
+    sampling: Sampling
+    output: Output
+    constraint: Constraint | None = None
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    details: deque[TokenLogprob] = field(default_factory=deque)
+    stopped_by: str | None = None
+    computed: int = 0
+    pages: list[int] = field(default_factory=list)
+    cached: int = 0
+    passes: int = 0
+    streamed_bytes: int = 0
+    resident_bytes: int = 0
+    arrived: float = field(default_factory=time.monotonic)
+    admitted: float | None = None
+    first_token: float | None = None
+
+    @property
+    def generated(self) -> int:
+        """Tokens after the prompt, replayed ones included."""
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def pending(self) -> int:
+        """Tokens whose keys and values are still missing; more than one: in prefill."""
+        return len(self.tokens) - self.computed

@@ -1,0 +1,107 @@
+"""Which token comes next, given the logits of a row?
+
+Filters in the order users know from llama.cpp: penalties, top-k, top-p, min-p, temperature. Draws depend on seed and
+position alone (a counter-based generator), so that a replayed request draws the same tokens again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nvstreamd.errors import InvalidRequest
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """temperature 0: greedy. top_k 0, top_p 1 and min_p 0: off. Penalties look at the last `penalty_window` tokens."""
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    penalty_window: int = 64
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises InvalidRequest naming the field that is out of range."""
+        ranges = (("temperature", 0, 100), ("top_p", 0, 1), ("min_p", 0, 1), ("repetition_penalty", 1e-3, 1e3),
+                  ("presence_penalty", -100, 100), ("frequency_penalty", -100, 100))
+        for name, low, high in ranges:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and low <= value <= high):
+                raise InvalidRequest(f"{name} is {value}", f"it must be from {low} to {high}",
+                                     field=f"options.sampling.{name}")
+
+
+def penalise(logits: Floats, recent: Sequence[int], sampling: Sampling) -> None:
+    """Repetition (CTRL, section 4.1), presence and frequency penalties on the tokens in `recent`, in place."""
+    counts = Counter(recent)
+    tokens = np.fromiter(counts, dtype=np.int64)
+    times = np.fromiter(counts.values(), dtype=np.float64)
+    picked = logits[tokens]
+    factor = sampling.repetition_penalty
+    picked = np.where(picked > 0, picked / factor, picked * factor)
+    logits[tokens] = picked - times * sampling.frequency_penalty - sampling.presence_penalty
+
+
+def candidates(logits: Floats, sampling: Sampling) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Token ids and probabilities that pass the filters, likeliest first (ties: lowest id first)."""
+    order = np.argsort(-logits, kind="stable")
+    if sampling.top_k:
+        order = order[: sampling.top_k]
+    order = order[np.isfinite(logits[order])]
+    probabilities = softmax(logits[order])
+    keep = len(order)
+    if sampling.top_p < 1:
+        keep = min(keep, int(np.searchsorted(np.cumsum(probabilities), sampling.top_p)) + 1)
+    if sampling.min_p > 0:
+        keep = min(keep, int((probabilities >= sampling.min_p * probabilities[0]).sum()))
+    return order[:keep], softmax(logits[order[:keep]] / sampling.temperature)
+
+
+def softmax(values: Floats) -> Floats:
+    """exp(values) / sum, without overflow."""
+    powers = np.exp(values - values.max())
+    normalised: Floats = powers / powers.sum()
+    return normalised
+
+
+def uniform(seed: int, position: int) -> float:
+    """The draw from [0, 1) of this seed at this position of the sequence (Philox 4x64)."""
+    return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
+
+
+def choose(row: npt.NDArray[np.float32], tokens: Sequence[int], sampling: Sampling,
+           allowed: npt.NDArray[np.bool_] | None = None) -> int:
+    """The next token after `tokens`. `row` [vocabulary] float32 logits; `allowed` masks by a constraint."""
+    logits: Floats = row.astype(np.float64)
+    penalties = (sampling.repetition_penalty != 1, sampling.presence_penalty != 0, sampling.frequency_penalty != 0)
+    if any(penalties) and sampling.penalty_window:
+        penalise(logits, tokens[-sampling.penalty_window :], sampling)
+    if allowed is not None:
+        logits[~allowed] = -np.inf
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    ids, probabilities = candidates(logits, sampling)
+    drawn = int(np.searchsorted(np.cumsum(probabilities), uniform(sampling.seed, len(tokens)), side="right"))
+    return int(ids[min(drawn, len(ids) - 1)])
+
+
+def logprobs(row: npt.NDArray[np.float32], chosen: int, count: int) -> tuple[float, list[tuple[int, float]]]:
+    """The chosen token's log probability and the `count` likeliest (id, log probability), before any filter."""
+    logits = row.astype(np.float64)
+    peak = logits.max()
+    values = logits - (peak + math.log(np.exp(logits - peak).sum()))
+    top = np.argsort(-values, kind="stable")[:count]
+    return float(values[chosen]), [(int(token), float(values[token])) for token in top]

@@ -1,0 +1,37 @@
+"""How is an engine put together from a load command?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import torch
+
+from nvstreamd.engine.channel import Channel
+from nvstreamd.engine.describe import facts, read_model
+from nvstreamd.engine.kv_pages import KvPages
+from nvstreamd.engine.load import Wishes, load, placement_message
+from nvstreamd.engine.prompts import Prompts, load_tokenizer
+from nvstreamd.engine.scheduler import Scheduler
+from nvstreamd.engine.server import Server
+from nvstreamd.kernels.torch_attention import PAGE_TOKENS
+from nvstreamd.weights.files import OpenFile
+from nvstreamd.wire.engine_pb2 import FromEngine, Load
+from nvstreamd.wire.engine_pb2 import Loaded as LoadedMessage
+
+
+def serve(channel: Channel, command: Load, files: Sequence[OpenFile], stack: ExitStack) -> None:
+    """Loads and serves until the daemon is gone. Raises NvstreamError."""
+    torch.set_grad_enabled(False)
+    model = read_model(files)
+    tokenizer = load_tokenizer(files[0].path, model.manifest.metadata, model.hyper.vocabulary)
+    wishes = Wishes(command.budget, command.kv_budget, tuple(command.backends), command.threads)
+    loaded = load(model, wishes, stack)
+    limit = min(model.hyper.context, loaded.kv_pages * PAGE_TOKENS, command.max_context or model.hyper.context)
+    prompts = Prompts(model.manifest.metadata, tokenizer, model.hyper.vocabulary, limit)
+    prompts.open(stack)
+    scheduler = Scheduler(KvPages(loaded.kv_pages, PAGE_TOKENS), command.max_running, command.prefill_chunk)
+    placement = placement_message(loaded)
+    placement.notes.extend(f"tokenizer: {note}" for note in tokenizer.notes)
+    channel.send(FromEngine(loaded=LoadedMessage(facts=facts(model), placement=placement)))
+    Server(channel, loaded, prompts, scheduler).serve()

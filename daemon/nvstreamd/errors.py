@@ -1,0 +1,126 @@
+"""What can go wrong, as which gRPC status, and what should the user do about it?"""
+
+from __future__ import annotations
+
+
+class NvstreamError(Exception):
+    """Base of every error that a user sees. `status` is a grpc.StatusCode name, `hint` says what to do."""
+
+    status = "INTERNAL"
+    fatal = False
+
+    def __init__(self, message: str, hint: str = "", *, field: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.field = field
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class InvalidRequest(NvstreamError):
+    """A field of the call is wrong; `field` names it (google.rpc.BadRequest)."""
+
+    status = "INVALID_ARGUMENT"
+
+
+class NotFound(NvstreamError):
+    """There is no such model or request."""
+
+    status = "NOT_FOUND"
+
+
+class PermissionDenied(NvstreamError):
+    """The caller's uid may not do this (see api.permissions)."""
+
+    status = "PERMISSION_DENIED"
+
+
+class QuotaExceeded(NvstreamError):
+    """The queue or the caller's share is full (google.rpc.QuotaFailure, RetryInfo)."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+
+class BudgetTooSmall(NvstreamError):
+    """The memory budget cannot hold what a pass needs; the message has the smallest workable figure."""
+
+    status = "FAILED_PRECONDITION"
+
+
+class BadModelFile(NvstreamError):
+    """A model file is truncated, corrupt, hostile or of a kind not supported; `field` names what in it."""
+
+    status = "FAILED_PRECONDITION"
+    fatal = True
+
+
+class ModelChanged(NvstreamError):
+    """A model's file changed while the model was in use."""
+
+    status = "FAILED_PRECONDITION"
+    fatal = True
+
+
+class ModelNotReady(NvstreamError):
+    """The model is not loaded, or on its way."""
+
+    status = "FAILED_PRECONDITION"
+
+
+class StorageFull(NvstreamError):
+    """A write found no space."""
+
+    status = "RESOURCE_EXHAUSTED"
+
+
+class StorageError(NvstreamError):
+    """A read or a write of a model's bytes failed."""
+
+    status = "UNAVAILABLE"
+    fatal = True
+
+
+class EngineLost(NvstreamError):
+    """An engine died more often than it is replaced."""
+
+    status = "UNAVAILABLE"
+
+
+class Draining(NvstreamError):
+    """The daemon is shutting down."""
+
+    status = "UNAVAILABLE"
+
+
+class RequestCancelled(NvstreamError):
+    """The client went away."""
+
+    status = "CANCELLED"
+
+
+class DeadlinePassed(NvstreamError):
+    """The call's deadline passed."""
+
+    status = "DEADLINE_EXCEEDED"
+
+
+class ConfigError(NvstreamError):
+    """The configuration is wrong; the message names file and key."""
+
+    status = "FAILED_PRECONDITION"
+
+
+class ProtocolError(NvstreamError):
+    """The other end of the socket pair said something it may not say."""
+
+    status = "INTERNAL"
+    fatal = True
+
+
+def from_wire(status: str, message: str, hint: str, field: str) -> NvstreamError:
+    """The error that an engine reported, with the status it named."""
+    error = NvstreamError(message, hint, field=field)
+    error.status = status
+    return error

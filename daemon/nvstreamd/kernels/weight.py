@@ -1,0 +1,24 @@
+"""What does a kernel need to know of a matrix whose bytes lie in a slot?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from nvstreamd.ggml import GgmlType
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """`rows` x `columns` weights of `type`; `data` is a uint8 view [rows * row_bytes] of a slot, not a copy."""
+
+    type: GgmlType
+    rows: int
+    columns: int
+    data: torch.Tensor
+
+    def slice(self, begin: int, end: int) -> torch.Tensor:
+        """The bytes of rows `begin` to `end`."""
+        row_bytes = self.type.row_bytes(self.columns)
+        return self.data[begin * row_bytes : end * row_bytes]

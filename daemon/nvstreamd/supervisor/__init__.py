@@ -1,0 +1,1 @@
+"""Who starts, feeds, watches and replaces the engines?"""

@@ -1,0 +1,138 @@
+"""Which models are there, which are loaded, and is there memory for one more?"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from nvstream.v1 import models_pb2 as models
+from nvstreamd.config import Config
+from nvstreamd.errors import BudgetTooSmall, InvalidRequest, ModelNotReady, NotFound, NvstreamError
+from nvstreamd.supervisor.jobs import describe
+from nvstreamd.supervisor.model import LoadOrder, ServedModel
+from nvstreamd.weights.files import SPLIT_NAME
+from nvstreamd.weights.placement import mib
+from nvstreamd.weights.store import SUFFIX
+from nvstreamd.wire.engine_pb2 import Load
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def model_name(path: Path) -> str:
+    """The name under which a file or a packed directory is offered."""
+    split = SPLIT_NAME.match(path.name)
+    return split["stem"] if split else path.stem
+
+
+class Catalog:
+    """Models by name: configured ones, those in the configured directories, those in the store."""
+
+    def __init__(self, config: Config, state_changed: Callable[[ServedModel], None]) -> None:
+        self.config = config
+        self.served: dict[str, ServedModel] = {}
+        self._state_changed = state_changed
+        self._loading = asyncio.Lock()
+
+    def paths(self) -> dict[str, Path]:
+        """{name: path} of everything that could be loaded now; configured names win."""
+        found: dict[str, Path] = {}
+        for directory in (self.config.store, *self.config.model_directories):
+            for path in sorted(directory.glob("*")) if directory.is_dir() else []:
+                split = SPLIT_NAME.match(path.name)
+                first = split is None or int(split["part"]) == 1
+                if first and path.suffix in (".gguf", SUFFIX) and NAME.fullmatch(model_name(path)):
+                    found[model_name(path)] = path
+        return found | {model.name: model.path for model in self.config.models}
+
+    def path(self, name: str) -> Path:
+        """Where that model lies. Raises NotFound."""
+        path = self.paths().get(name)
+        if path is None:
+            known = ", ".join(sorted(self.paths())) or "none"
+            raise NotFound(f"there is no model {name[:80]!r}", f"known: {known}", field="model")
+        return path
+
+    def ready(self, name: str) -> ServedModel:
+        """The loaded model of that name. Raises NotFound or ModelNotReady."""
+        served = self.served.get(name)
+        if served is None:
+            self.path(name)
+            raise ModelNotReady(f"model {name} is not loaded", f"administrators load it: nvstream models load {name}")
+        if served.state == models.MODEL_STATE_FAILED:
+            raise ModelNotReady(f"model {name} failed: {served.error}", "load it again once the cause is mended")
+        return served
+
+    async def load(self, name: str, budget: int | None, kv_budget: int | None, backend: str | None) -> ServedModel:
+        """Loads a model under a budget (bytes; None: what is left of the daemon's memory). Raises NvstreamError."""
+        async with self._loading:
+            current = self.served.get(name)
+            if current is not None and current.state != models.MODEL_STATE_FAILED:
+                raise InvalidRequest(f"model {name} is loaded already", "unload it first", field="model")
+            served = ServedModel(self._order(name, budget, kv_budget, backend), self._state_changed)
+            self.served[name] = served
+            try:
+                await served.load()
+            except NvstreamError:
+                del self.served[name]
+                raise
+            return served
+
+    async def unload(self, name: str) -> None:
+        """Ends a model's engine. Raises NotFound."""
+        served = self.served.pop(name, None)
+        if served is None:
+            raise NotFound(f"model {name[:80]!r} is not loaded", "nvstream models list shows those that are")
+        await served.unload()
+
+    async def unload_all(self) -> None:
+        """Ends every engine."""
+        for name in list(self.served):
+            await self.unload(name)
+
+    async def model(self, name: str) -> models.Model:
+        """A model with its facts, from its engine or from a look into its file. Raises NvstreamError."""
+        served = self.served.get(name)
+        if served is not None:
+            return as_message(served)
+        path = self.path(name)
+        facts = await describe(path, self.config.engine_user)
+        return models.Model(name=name, path=str(path), state=models.MODEL_STATE_UNLOADED, facts=facts)
+
+    def all(self) -> list[models.Model]:
+        """Every model, loaded ones with their facts."""
+        loaded = {name: as_message(served) for name, served in self.served.items()}
+        others = {
+            name: models.Model(name=name, path=str(path), state=models.MODEL_STATE_UNLOADED)
+            for name, path in self.paths().items()
+        }
+        return [model for _, model in sorted((others | loaded).items())]
+
+    def _order(self, name: str, budget: int | None, kv_budget: int | None, backend: str | None) -> LoadOrder:
+        path = self.path(name)
+        taken = sum(served.order.command.budget for served in self.served.values())
+        left = self.config.memory - taken
+        if (budget or 1) > left:
+            raise BudgetTooSmall(f"{mib(budget or 1)} are asked for, {mib(max(0, left))} of `memory` are left",
+                                 "unload a model, ask for less, or raise `memory` in the configuration", field="budget")
+        unknown = backend is not None and backend not in self.config.backends
+        if unknown:
+            raise InvalidRequest(f"backend {str(backend)[:40]!r} is not known",
+                                 f"one of {', '.join(self.config.backends)}", field="backend")
+        command = Load(
+            budget=budget or left,
+            kv_budget=kv_budget or self.config.kv_memory,
+            backends=[backend] if backend else self.config.backends,
+            threads=self.config.threads,
+            max_running=self.config.max_running,
+            prefill_chunk=self.config.prefill_chunk,
+            max_context=self.config.max_context,
+        )
+        return LoadOrder(name, path, command, self.config.engine_user, self.config.engine_restarts)
+
+
+def as_message(served: ServedModel) -> models.Model:
+    """A served model as clients see it."""
+    return models.Model(name=served.order.name, path=str(served.order.path), state=served.state, facts=served.facts,
+                        placement=served.placement, error=served.error)

@@ -1,0 +1,84 @@
+"""How is an engine process started, spoken to and ended?"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+from nvstreamd.errors import EngineLost
+from nvstreamd.weights.files import OpenFile
+from nvstreamd.wire.engine_pb2 import File, FromEngine, ToEngine
+from nvstreamd.wire.frames import HEADER, frame, length_of
+
+END_SECONDS = 10.0
+
+
+def named(files: Sequence[OpenFile]) -> list[File]:
+    """The files as an engine's first command names them."""
+    return [File(path=file.path) for file in files]
+
+
+class EngineProcess:
+    """A child that computes, without privilege: no capabilities, its own uid when the daemon is root."""
+
+    def __init__(self, user: str | None = None) -> None:
+        self.user = user
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id while there is one."""
+        return self._process.pid if self._process is not None else None
+
+    async def start(self, command: ToEngine, files: Sequence[OpenFile]) -> None:
+        """Starts the child and gives it its first command, the files' descriptors beside it."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            os.set_inheritable(theirs.fileno(), True)
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "nvstreamd.engine", "--channel", str(theirs.fileno()),
+                pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, user=self.user, start_new_session=True,
+            )
+        message = frame(command.SerializeToString())
+        # The child reads at once and the message is small: this cannot block for long.
+        sent = socket.send_fds(ours, [message], [file.fd for file in files])
+        ours.sendall(message[sent:])
+        ours.setblocking(False)
+        self._reader, self._writer = await asyncio.open_connection(sock=ours)
+
+    def send(self, command: ToEngine) -> None:
+        """Queues a command; a dead engine swallows it (its end shows in `receive`)."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(frame(command.SerializeToString()))
+
+    async def receive(self) -> FromEngine:
+        """The next report. Raises EngineLost when the engine has ended, however it ended."""
+        assert self._reader is not None
+        try:
+            header = await self._reader.readexactly(HEADER.size)
+            return FromEngine.FromString(await self._reader.readexactly(length_of(header)))
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise EngineLost(f"the engine ended {await self._how()}", "see the daemon's log") from error
+
+    async def _how(self) -> str:
+        assert self._process is not None
+        status = await self._process.wait()
+        return f"by signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+
+    async def stop(self) -> None:
+        """Closes the channel, which ends the engine after its pass; kills it when that takes too long."""
+        if self._writer is not None:
+            self._writer.close()
+        if self._process is None:
+            return
+        try:
+            await asyncio.wait_for(self._process.wait(), END_SECONDS)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()

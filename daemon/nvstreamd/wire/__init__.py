@@ -1,0 +1,1 @@
+"""Which messages cross the socket pair between daemon and engine? Generated from proto/nvstream/engine/v1."""

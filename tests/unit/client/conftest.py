@@ -1,0 +1,44 @@
+"""Over which server and which of the two clients do the tests run?"""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from unit.client.drivers import AsyncDriver, SyncDriver
+from unit.client.peer import Peer
+
+
+@pytest.fixture(autouse=True)
+def interrupts_are_heard() -> Iterator[None]:
+    """A shell's background jobs ignore SIGINT, and so would a command started by tests that are one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def socket_dir() -> Iterator[Path]:
+    """A directory whose name is short enough for a Unix socket; pytest's own may not be."""
+    with tempfile.TemporaryDirectory(prefix="nvs") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def peer(socket_dir: Path) -> Iterator[Peer]:
+    """A scripted server."""
+    server = Peer(socket_dir / "s")
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=[SyncDriver, AsyncDriver], ids=["sync", "asyncio"])
+def driver(request: pytest.FixtureRequest, socket_dir: Path) -> Iterator[SyncDriver | AsyncDriver]:
+    """Each of the two clients, dialling the peer's socket."""
+    made = request.param(socket_dir / "s")
+    yield made
+    made.close()

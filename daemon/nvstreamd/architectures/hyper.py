@@ -13,6 +13,9 @@ from nvstreamd.errors import BadModelFile
 MOST_WIDTH = 1 << 20
 MOST_CONTEXT = 1 << 24
 MOST_LAYERS = 1 << 12
+MOST_VOCABULARY = 1 << 22
+# Below it a float32 reciprocal or quotient overflows: nothing sane is that small.
+SMALLEST_REAL = 1e-20
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class Keys:
     def real(self, key: str, default: float | None = None) -> float:
         """A positive finite number."""
         value = self.metadata.get(f"{self.architecture}.{key}", default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not SMALLEST_REAL < value < 1e12:
             raise self.bad(key, f"is {str(value)[:60]}, expected a positive number")
         return float(value)
 
@@ -116,11 +119,35 @@ def _rope_scale(keys: Keys) -> float:
     """What positions are multiplied by: 1, or 1/factor for linear scaling."""
     kind = keys.metadata.get(f"{keys.architecture}.rope.scaling.type", "none")
     if kind not in ("none", "linear"):
-        raise keys.bad("rope.scaling.type", f"is {kind!r}", "none, linear and Llama 3's rope_freqs are supported")
+        raise keys.bad("rope.scaling.type", f"is {str(kind)[:60]!r}",
+                       "none, linear and Llama 3's rope_freqs are supported")
     return 1.0 / keys.real("rope.scaling.factor", 1.0) if kind == "linear" else 1.0
 
 
 def _check(keys: Keys, hyper: Hyper, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    _check_numbers(keys, hyper)
+    expected = global_shapes(hyper, shapes)
+    for number in range(hyper.layers):
+        prefix = f"blk.{number}."
+        expected |= {prefix + name: shape for name, shape in layer_shapes(hyper).items()}
+        expected |= {prefix + name: shape for name, shape in optional_layer_shapes(hyper).items()
+                     if prefix + name in shapes}
+    for name, shape in expected.items():
+        if shapes.get(name) != shape:
+            found = f"has shape {shapes[name]}" if name in shapes else "is missing"
+            raise BadModelFile(f"{keys.path}: tensor {name} {found}, expected {shape}", "convert the model again",
+                               field=name)
+    # A tensor that the arithmetic would ignore is an error: the answer would be another model's.
+    unknown = next(iter(sorted(shapes.keys() - expected.keys())), None)
+    if unknown is not None:
+        raise BadModelFile(f"{keys.path}: tensor {unknown[:200]} is unknown to family {hyper.family.name}",
+                           "this kind of model is not supported", field=unknown[:200])
+
+
+def _check_numbers(keys: Keys, hyper: Hyper) -> None:
+    if hyper.vocabulary > MOST_VOCABULARY:
+        raise BadModelFile(f"{keys.path}: token_embd.weight has {hyper.vocabulary} rows",
+                           f"at most {MOST_VOCABULARY} are supported", field="token_embd.weight")
     if hyper.heads % hyper.kv_heads:
         raise keys.bad("attention.head_count_kv", f"is {hyper.kv_heads}, no divisor of {hyper.heads}")
     if hyper.rope_dim % 2:
@@ -129,25 +156,6 @@ def _check(keys: Keys, hyper: Hyper, shapes: Mapping[str, tuple[int, ...]]) -> N
         raise keys.bad("attention.value_length", "differs from key_length", "such models are not supported")
     if keys.metadata.get(f"{keys.architecture}.expert_count", 0):
         raise keys.bad("expert_count", "is not 0", "mixtures of experts are not supported")
-    expected = {**global_shapes(hyper, shapes)}
-    for number in range(hyper.layers):
-        expected |= {f"blk.{number}.{name}": shape for name, shape in layer_shapes(hyper).items()}
-    for name, shape in expected.items():
-        if shapes.get(name) != shape:
-            found = f"has shape {shapes[name]}" if name in shapes else "is missing"
-            raise BadModelFile(f"{keys.path}: tensor {name} {found}, expected {shape}", "convert the model again",
-                               field=name)
-    _refuse_unknown(keys, hyper, set(expected), shapes)
-
-
-def _refuse_unknown(keys: Keys, hyper: Hyper, known: set[str], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """A tensor that the arithmetic would ignore is an error: the answer would be another model's."""
-    optional = {"output.weight", "rope_freqs.weight"}
-    for name in shapes.keys() - known - optional:
-        if name.startswith("blk.") and name.split(".", 2)[-1] in optional_layer_shapes(hyper):
-            continue
-        raise BadModelFile(f"{keys.path}: tensor {name} is unknown to family {hyper.family.name}",
-                           "this kind of model is not supported", field=name)
 
 
 def global_shapes(hyper: Hyper, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

@@ -41,6 +41,7 @@ def read_model(files: Sequence[OpenFile]) -> ModelFile:
 def facts(model: ModelFile) -> ModelFacts:
     """The public description."""
     manifest, hyper = model.manifest, model.hyper
+    name = manifest.metadata.get("general.name")
     sizes = [segment.nbytes for segment in manifest.passes_over]
     return ModelFacts(
         architecture=hyper.family.name,
@@ -53,5 +54,5 @@ def facts(model: ModelFile) -> ModelFacts:
         minimum_budget=minimum_budget(sizes, manifest.constants.nbytes),
         bytes_per_token=manifest.bytes_per_pass,
         kv_bytes_per_token=hyper.kv_elements_per_token() * KV_BYTES_PER_ELEMENT,
-        description=str(manifest.metadata.get("general.name", ""))[:200],
+        description=name[:200] if isinstance(name, str) else "",
     )

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import mmap
 import os
 import re
+import stat
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from nvstreamd.errors import BadModelFile, ModelChanged, NotFound
+from nvstreamd.errors import BadModelFile, ModelChanged, NotFound, NvstreamError, StorageError
 
 # The name that llama.cpp's gguf-split gives its parts: NAME-00001-of-00003.gguf.
-SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf$")
+SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<part>[0-9]{5})-of-(?P<parts>[0-9]{5})\.gguf\Z")
 # SCM_MAX_RIGHTS of the kernel: as many descriptors travel with one message.
 MOST_PARTS = 253
+# Directories with this ending are packed models; nothing in them is ever a link.
+PACKED_SUFFIX = ".nvs"
+PAGE = mmap.PAGESIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +42,82 @@ class OpenFile:
                 "unload the model, restore or re-import the file, load it again",
             )
 
+    def read(self, count: int, offset: int) -> bytes:
+        """`count` bytes at `offset`, fewer at the file's end. Raises StorageError naming file and offset.
+
+        The transfer is page-aligned: a backend may have had to set O_DIRECT on this very descriptor, and then the
+        kernel refuses any other.
+        """
+        begin = offset // PAGE * PAGE
+        skip = offset - begin
+        done = 0
+        with mmap.mmap(-1, -(-(skip + count) // PAGE) * PAGE) as buffer, memoryview(buffer) as view:
+            while done < skip + count:
+                with view[done:] as rest:
+                    got = self._preadv(rest, begin + done)
+                done += got
+                # Only at its end does a file give a transfer that is no multiple of a page.
+                if not got or done % PAGE:
+                    break
+            return bytes(view[skip : min(done, skip + count)])
+
+    def _preadv(self, view: memoryview, offset: int) -> int:
+        try:
+            return os.preadv(self.fd, [view], offset)
+        except OSError as error:
+            raise StorageError(f"{self.path}: reading at offset {offset} failed: {error.strerror}",
+                               "look at the drive's health and at dmesg") from error
+
 
 def adopt(fd: int, path: str) -> OpenFile:
     """Facts about a descriptor that is already open."""
-    stat = os.fstat(fd)
-    return OpenFile(fd, path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    facts = os.fstat(fd)
+    return OpenFile(fd, path, facts.st_size, facts.st_mtime_ns, facts.st_ino)
+
+
+def open_regular(path: Path, *, follow: bool = True) -> int:
+    """A descriptor of a regular file; never waits for a FIFO's writer, never touches a device.
+
+    Raises NotFound or BadModelFile naming the path.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
+    try:
+        fd = os.open(path, flags)
+    except (OSError, ValueError) as error:
+        raise _refusal(path, error) from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise BadModelFile(f"{_shown(path)} is not a regular file", "name a GGUF file, or a packed NAME.nvs directory")
+    # Without this io_uring would answer EAGAIN where a read has to wait for the drive.
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+    return fd
+
+
+def _refusal(path: Path, error: OSError | ValueError) -> NvstreamError:
+    shown = _shown(path)
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, None):
+        return NotFound(f"{shown} does not exist", "check the path")
+    hints = {
+        errno.ELOOP: "a packed model has no symbolic links: import it again",
+        errno.EMFILE: "raise the daemon's limit of open files (LimitNOFILE=)",
+        errno.ENFILE: "raise fs.file-max",
+        errno.ENXIO: "name a GGUF file, or a packed NAME.nvs directory",
+    }
+    return BadModelFile(f"{shown}: {os.strerror(number or 0)}",
+                        hints.get(number or 0, "make it readable for the daemon's user"))
+
+
+def _shown(path: Path) -> str:
+    """The path as a message can carry it: short enough for a gRPC status, always UTF-8."""
+    return str(path)[:1000].replace("\0", "\\0").encode(errors="backslashreplace").decode()
 
 
 def open_all(paths: list[Path], stack: ExitStack) -> list[OpenFile]:
     """Opens each path read-only; `stack` closes them. Raises NotFound or BadModelFile naming the path."""
     files = []
     for path in paths:
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise NotFound(f"{path} does not exist", "check the path") from None
-        except OSError as error:
-            raise BadModelFile(f"{path}: {error.strerror}", "make it readable for the daemon's user") from None
+        fd = open_regular(path, follow=path.parent.suffix != PACKED_SUFFIX)
         stack.callback(os.close, fd)
         files.append(adopt(fd, str(path)))
     return files
@@ -67,5 +133,6 @@ def parts_of(path: Path) -> list[Path]:
         return [path]
     part, parts = int(split["part"]), int(split["parts"])
     if part != 1 or not 1 <= parts <= MOST_PARTS:
-        raise BadModelFile(f"{path} is part {part} of {parts}", "name the first part, ...-00001-of-...")
+        raise BadModelFile(f"{_shown(path)} is part {part} of {parts}",
+                           f"name the first part, ...-00001-of-..., of at most {MOST_PARTS}")
     return [path.with_name(f"{split['stem']}-{n:05}-of-{parts:05}.gguf") for n in range(1, parts + 1)]

@@ -6,7 +6,6 @@ before anything is allocated. Source: the GGUF specification, versions 2 and 3 (
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,12 +22,15 @@ VERSIONS = (2, 3)
 MOST_KEYS = 1 << 16
 MOST_TENSORS = 1 << 16
 MOST_DIMENSIONS = 4
-MOST_HEADER_BYTES = 1 << 29
+# Vocabularies of 256k tokens take some 10 MB and 1.5 million elements: these leave room, and bound the memory.
+MOST_HEADER_BYTES = 1 << 26
+MOST_ELEMENTS = 1 << 22
 LONGEST_NAME = 1 << 16
 LONGEST_STRING = 1 << 24
 DEEPEST_ARRAY = 2
 LARGEST_ALIGNMENT = 1 << 20
 WINDOW = 1 << 20
+LONGEST_SHOWN = 200
 
 STRING, ARRAY, BOOL = 8, 9, 7
 SCALARS = {
@@ -77,6 +79,7 @@ class _Cursor:
         self.file = file
         self.limit = min(file.size, MOST_HEADER_BYTES)
         self.position = 0
+        self.elements = MOST_ELEMENTS
         self._window = b""
         self._start = 0
 
@@ -86,15 +89,26 @@ class _Cursor:
     def take(self, count: int, what: str) -> bytes:
         """The next `count` bytes; raises BadModelFile naming `what` when they are not there."""
         if count > self.left():
-            raise bad(self.file.path, what, f"needs {count} bytes, {self.left()} are left", "")
+            raise self._too_long(count, what)
         begin = self.position - self._start
         if begin + count > len(self._window):
-            self._window = os.pread(self.file.fd, max(count, WINDOW), self.position)
+            self._window = self.file.read(max(count, WINDOW), self.position)
             self._start, begin = self.position, 0
             if len(self._window) < count:
                 raise bad(self.file.path, what, "the file ends inside it", "")
         self.position += count
         return self._window[begin : begin + count]
+
+    def _too_long(self, count: int, what: str) -> BadModelFile:
+        if self.limit < self.file.size:
+            return bad(self.file.path, what, f"ends past the {self.limit >> 20} MiB that a header may take", "")
+        return bad(self.file.path, what, f"needs {count} bytes, {self.left()} are left", "")
+
+    def take_elements(self, count: int, what: str) -> None:
+        """Counts array elements: all arrays of a file together have at most MOST_ELEMENTS."""
+        if count > self.elements:
+            raise bad(self.file.path, what, f"has {count} elements, all arrays may have {MOST_ELEMENTS}", "")
+        self.elements -= count
 
     def number(self, kind: int, what: str) -> int | float | bool:
         code = SCALARS[kind]
@@ -109,7 +123,7 @@ class _Cursor:
         return value
 
     def string(self, what: str, longest: int = LONGEST_STRING) -> str:
-        raw = self.take(self.count(10, min(longest, self.left()), f"{what}: length"), what)
+        raw = self.take(self.count(10, longest, f"{what}: length"), what)
         try:
             return raw.decode()
         except UnicodeDecodeError as error:
@@ -117,8 +131,14 @@ class _Cursor:
 
 
 def bad(path: str, field: str, problem: str, hint: str) -> BadModelFile:
-    """The error for one field of one file."""
-    return BadModelFile(f"{path}: {field} {problem}", hint or DAMAGED, field=field)
+    """The error for one field of one file. Both come from the file: cut to what a gRPC status can carry."""
+    field = field[:LONGEST_SHOWN]
+    return BadModelFile(f"{path}: {field} {problem[: 2 * LONGEST_SHOWN]}", hint or DAMAGED, field=field)
+
+
+def shown(value: object) -> str:
+    """A metadata value in a message, however large it is."""
+    return f"an array of {len(value)}" if isinstance(value, list) else repr(value)[:LONGEST_SHOWN]
 
 
 def _value(cursor: _Cursor, kind: int, key: str, depth: int) -> object:
@@ -135,7 +155,8 @@ def _array(cursor: _Cursor, key: str, depth: int) -> list[object]:
     if depth > DEEPEST_ARRAY:
         raise bad(cursor.file.path, key, f"nests arrays deeper than {DEEPEST_ARRAY}", "")
     kind = cursor.count(4, 12, f"{key}: element type")
-    length = cursor.count(10, cursor.left(), f"{key}: array length")
+    length = cursor.count(10, 1 << 64, f"{key}: array length")
+    cursor.take_elements(length, key)
     if kind in SCALARS:
         code = SCALARS[kind]
         raw = cursor.take(length * code.size, key)
@@ -195,7 +216,7 @@ def _alignment(metadata: dict[str, object], file: OpenFile) -> int:
     alignment = metadata.get("general.alignment", 32)
     valid = isinstance(alignment, int) and 8 <= alignment <= LARGEST_ALIGNMENT and alignment & (alignment - 1) == 0
     if not valid:
-        raise bad(file.path, "general.alignment", f"is {alignment!r}, not a power of two from 8 to 2^20", "")
+        raise bad(file.path, "general.alignment", f"is {shown(alignment)}, not a power of two from 8 to 2^20", "")
     assert isinstance(alignment, int)
     return alignment
 
@@ -235,20 +256,23 @@ def read(files: list[OpenFile]) -> Gguf:
         own, found = read_file(file, number)
         _check_split(own, number, len(files), file)
         metadata = own if number == 0 else metadata
+        if len(tensors) + len(found) > MOST_TENSORS:
+            raise bad(file.path, "tensor count", f"of all parts is above {MOST_TENSORS}", "")
         for tensor in found:
             if tensor.name in tensors:
                 raise bad(file.path, f"tensor {tensor.name}", "appears twice", "")
             tensors[tensor.name] = tensor
     expected = metadata.get("split.tensors.count", len(tensors))
     if expected != len(tensors):
-        raise bad(files[0].path, "split.tensors.count", f"is {expected}, {len(tensors)} were found", "")
+        raise bad(files[0].path, "split.tensors.count", f"is {shown(expected)}, {len(tensors)} were found",
+                  "a part is missing or comes from another model: fetch all parts again")
     return Gguf(tuple(file.path for file in files), metadata, tensors)
 
 
 def _check_split(metadata: dict[str, object], number: int, parts: int, file: OpenFile) -> None:
     if metadata.get("split.count", 1 if parts == 1 else None) not in (parts, 0 if parts == 1 else parts):
-        raise bad(file.path, "split.count", f"is {metadata.get('split.count')!r}, {parts} files are given",
+        raise bad(file.path, "split.count", f"is {shown(metadata.get('split.count'))}, {parts} files are given",
                   "keep all parts beside each other under the names gguf-split gave them")
     if metadata.get("split.no", number) != number:
-        raise bad(file.path, "split.no", f"is {metadata.get('split.no')!r}, expected {number}",
+        raise bad(file.path, "split.no", f"is {shown(metadata.get('split.no'))}, expected {number}",
                   "the parts were renamed: give them back their names")

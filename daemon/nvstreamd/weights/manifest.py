@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 
 from nvstreamd.errors import BadModelFile
 from nvstreamd.ggml import GgmlType
-from nvstreamd.weights.gguf import Gguf, Tensor
+from nvstreamd.weights.gguf import Gguf, Tensor, bad, shown
 
 # O_DIRECT and NVMe transfers start and end on logical blocks; 4096 suits every drive.
 ALIGNMENT = 4096
 SMALLEST_HEAD_PIECE = 1 << 20
 MOST_LAYERS = 4096
+MOST_ROWS = 1 << 22
 LAYER_TENSOR = re.compile(r"blk\.(?P<layer>[0-9]{1,4})\.(?P<name>.+)", re.ASCII)
 CONSTANTS = ("output_norm.weight", "rope_freqs.weight")
 
@@ -86,6 +87,7 @@ class Embedding:
     columns: int
     rows: int
     pieces: tuple[EmbeddingPiece, ...]
+    checksum: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +170,13 @@ def head_pieces(head: Tensor, largest: int) -> list[tuple[int, Tensor]]:
 
 def layer_count(gguf: Gguf) -> int:
     """`ARCH.block_count`. Raises BadModelFile when it is missing or absurd."""
-    key = f"{gguf.metadata.get('general.architecture')}.block_count"
-    layers = gguf.metadata.get(key)
-    if not isinstance(layers, int) or not 1 <= layers <= MOST_LAYERS:
-        raise BadModelFile(f"{gguf.paths[0]}: {key} is {layers!r}", f"expected 1 to {MOST_LAYERS}", field=key)
+    architecture = gguf.metadata.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise bad(gguf.paths[0], "general.architecture", f"is {shown(architecture)}", "convert the model again")
+    key = f"{architecture[:60]}.block_count"
+    layers = gguf.metadata.get(f"{architecture}.block_count")
+    if isinstance(layers, bool) or not isinstance(layers, int) or not 1 <= layers <= MOST_LAYERS:
+        raise bad(gguf.paths[0], key, f"is {shown(layers)}, expected 1 to {MOST_LAYERS}", "convert the model again")
     return layers
 
 
@@ -190,8 +195,9 @@ def in_place(gguf: Gguf) -> Manifest:
     table = require(gguf, "token_embd.weight")
     head = gguf.tensors.get("output.weight", table)
     for matrix in (table, head):
-        if len(matrix.shape) != 2:
-            raise BadModelFile(f"{gguf.paths[0]}: {matrix.name} has shape {matrix.shape}", "a matrix is expected")
+        if len(matrix.shape) != 2 or matrix.shape[0] > MOST_ROWS:
+            raise bad(gguf.paths[0], f"tensor {matrix.name}", f"has shape {matrix.shape}",
+                      f"a matrix of at most {MOST_ROWS} rows is expected")
     largest = max(layer.nbytes for layer in layers)
     pieces = head_pieces(head, largest)
     return Manifest(
@@ -219,7 +225,8 @@ def _by_layer(gguf: Gguf, count: int) -> list[list[Tensor]]:
             layers[int(match["layer"])].append(replace(tensor, name=match["name"]))
     for index, found in enumerate(layers):
         if not found:
-            raise BadModelFile(f"{gguf.paths[0]}: no tensor of layer {index}", "the conversion was incomplete")
+            raise bad(gguf.paths[0], f"blk.{index}", f"is missing: no tensor of layer {index}",
+                      "the conversion was incomplete")
     return layers
 
 

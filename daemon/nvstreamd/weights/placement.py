@@ -94,7 +94,8 @@ def plan(sizes: Sequence[int], constants: int, budget: int, in_flight: int, rate
     smallest = minimum_budget(sizes, constants)
     if budget < smallest:
         raise BudgetTooSmall(
-            f"a budget of {mib(budget)} is too small for this model", f"the smallest that works is {mib(smallest)}"
+            f"a budget of {budget} bytes is too small for this model, it needs {smallest}",
+            f"the smallest that works is {mib(smallest)}", field="budget",
         )
     slot_bytes = max(sizes)
     affordable = (budget - constants) // slot_bytes

@@ -39,7 +39,8 @@ class Slots:
         """A region that is never given back."""
         size = align_up(nbytes)
         if self._used + size > self.arena.nbytes:
-            raise BudgetTooSmall(f"{size} bytes do not fit: {self.arena.nbytes - self._used} are left of the budget")
+            raise BudgetTooSmall(f"{size} bytes do not fit: {self.arena.nbytes - self._used} are left of the budget",
+                                 "give the model a larger budget")
         view = self.arena.view[self._used : self._used + size]
         region = Region(self._used, size, view, torch.frombuffer(view, dtype=torch.uint8))
         self._used += size

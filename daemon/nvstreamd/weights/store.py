@@ -3,24 +3,32 @@
 NAME.nvs/ in the first directory holds manifest.json, header.gguf (the GGUF's own header: metadata, tokenizer) and
 part-0.bin; each further directory (drive) holds NAME.nvs/part-N.bin. manifest.json is written last and renamed into
 place: without it there is no model.
+
+The manifest is hostile: whoever may write a directory of models writes it, and the daemon opens what it names with
+its own rights. So it can name nothing but part-N.bin in a directory NAME.nvs (`files` refuses links and whatever is
+no regular file), and it is held against itself: shapes, segments and sizes must tell the same story.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from math import prod
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from nvstreamd import ggml
-from nvstreamd.errors import BadModelFile
-from nvstreamd.weights.files import OpenFile
+from nvstreamd.errors import BadModelFile, NotFound
+from nvstreamd.weights.files import MOST_PARTS, PACKED_SUFFIX, OpenFile, open_regular
 from nvstreamd.weights.gguf import read_header
 from nvstreamd.weights.manifest import (
     ALIGNMENT,
+    CONSTANTS,
+    LAYER_TENSOR,
     Embedding,
     EmbeddingPiece,
     Extent,
@@ -29,15 +37,20 @@ from nvstreamd.weights.manifest import (
     Segment,
 )
 
-SUFFIX = ".nvs"
+SUFFIX = PACKED_SUFFIX
 MANIFEST_NAME = "manifest.json"
 HEADER_NAME = "header.gguf"
 FIRST_PART = 2
-LARGEST_MANIFEST = 256 << 20
+# Descriptors travel in one message: manifest and header take two of them.
+MOST_DRIVES = MOST_PARTS - FIRST_PART
+LARGEST_MANIFEST = 32 << 20
 Size = Annotated[int, Field(ge=0, lt=1 << 62)]
 Aligned = Annotated[int, Field(ge=0, lt=1 << 62, multiple_of=ALIGNMENT)]
+Length = Annotated[int, Field(gt=0, lt=1 << 62, multiple_of=ALIGNMENT)]
 Dimension = Annotated[int, Field(ge=1, lt=1 << 48)]
 Name = Annotated[str, Field(min_length=1, max_length=1 << 16)]
+Shape = Annotated[tuple[Dimension, ...], Field(min_length=1, max_length=4)]
+Checksum = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
 
 class _Stored(BaseModel):
@@ -49,7 +62,7 @@ class StoredExtent(_Stored):
 
     file: Size
     offset: Aligned
-    length: Aligned
+    length: Length
     target: Aligned
 
 
@@ -58,7 +71,7 @@ class StoredTensor(_Stored):
 
     name: Name
     type: Name
-    shape: tuple[Dimension, ...]
+    shape: Shape
     offset: Size
 
 
@@ -66,20 +79,21 @@ class StoredSegment(_Stored):
     """See manifest.Segment; `checksum` is XXH3-64 in hexadecimal."""
 
     name: Name
-    extents: tuple[StoredExtent, ...]
-    tensors: tuple[StoredTensor, ...]
-    nbytes: Aligned
+    extents: Annotated[tuple[StoredExtent, ...], FailFast()]
+    tensors: Annotated[tuple[StoredTensor, ...], FailFast()]
+    nbytes: Length
     first_row: Size = 0
-    checksum: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    checksum: Checksum
 
 
 class StoredEmbedding(_Stored):
-    """The token embedding, in one piece in part 0."""
+    """The token embedding, in one piece in part 0; `checksum` as of a segment."""
 
     type: Name
     columns: Dimension
     rows: Dimension
     offset: Aligned
+    checksum: Checksum
 
 
 class StoredModel(_Stored):
@@ -87,20 +101,21 @@ class StoredModel(_Stored):
 
     version: Literal[1]
     name: Name
-    parts: tuple[Name, ...]
-    part_bytes: tuple[Size, ...]
-    shapes: dict[Name, tuple[Dimension, ...]]
+    parts: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MOST_DRIVES)]
+    part_bytes: Annotated[tuple[Size, ...], Field(min_length=1, max_length=MOST_DRIVES)]
+    shapes: dict[Name, Shape]
     types: dict[Name, Name]
     bytes_by_type: dict[Name, Size]
     constants: StoredSegment
-    layers: tuple[StoredSegment, ...]
-    head: tuple[StoredSegment, ...]
+    layers: Annotated[tuple[StoredSegment, ...], FailFast(), Field(min_length=1)]
+    head: Annotated[tuple[StoredSegment, ...], FailFast(), Field(min_length=1)]
     embedding: StoredEmbedding
 
 
-def damaged(path: str, problem: str) -> BadModelFile:
+def damaged(path: str, problem: str, field: str = "") -> BadModelFile:
     """The error for a store that cannot be what the importer wrote."""
-    return BadModelFile(f"{path}: {problem}", "import the model again")
+    problem = problem[:400].encode(errors="backslashreplace").decode()
+    return BadModelFile(f"{path}: {problem}", "the store is damaged: import the model again", field=field)
 
 
 def parse_manifest(path: str, raw: bytes) -> StoredModel:
@@ -108,54 +123,74 @@ def parse_manifest(path: str, raw: bytes) -> StoredModel:
     try:
         return StoredModel.model_validate(json.loads(raw))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise BadModelFile(f"{path}: {field}: {first['msg']}", "import the model again", field=field) from None
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])[:200].encode(errors="backslashreplace").decode()
+        raise damaged(path, f"{field}: {first['msg']}", field) from None
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"is not JSON: {error}") from None
 
 
 def files_of(directory: Path) -> list[Path]:
-    """The files of a packed model: manifest, header, parts. Raises BadModelFile when it is not whole."""
+    """The files of a packed model: manifest, header, parts.
+
+    Raises NotFound without such a directory, BadModelFile when it is not whole or names what no importer wrote.
+    """
     path = directory / MANIFEST_NAME
     try:
-        if path.stat().st_size > LARGEST_MANIFEST:
-            raise damaged(str(path), "is too large")
-        raw = path.read_bytes()
-    except FileNotFoundError:
+        raw = _read_manifest(path)
+    except NotFound:
+        if not directory.exists():
+            raise NotFound(f"{directory} does not exist", "check the path") from None
         raise BadModelFile(f"{directory} has no {MANIFEST_NAME}", "the import did not finish: run it again") from None
     stored = parse_manifest(str(path), raw)
+    for number, part in enumerate(stored.parts):
+        _check_part(str(path), stored.name, number, part)
     return [path, directory / HEADER_NAME, *(Path(part) for part in stored.parts)]
+
+
+def _read_manifest(path: Path) -> bytes:
+    fd = open_regular(path, follow=False)
+    with os.fdopen(fd, "rb") as file:
+        raw = file.read(LARGEST_MANIFEST + 1)
+    if len(raw) > LARGEST_MANIFEST:
+        raise damaged(str(path), f"is larger than {LARGEST_MANIFEST >> 20} MiB")
+    return raw
+
+
+def _check_part(path: str, name: str, number: int, part: str) -> None:
+    """The only names that the importer gives: the daemon opens these with its own rights."""
+    wanted = Path(f"{name}{SUFFIX}", f"part-{number}.bin")
+    found = Path(part)
+    plain = found.is_absolute() and ".." not in found.parts and "\0" not in part
+    if not plain or found.parts[-2:] != wanted.parts:
+        raise damaged(path, f"parts.{number}: {part[:200]!r} is not an absolute path ending in {wanted}",
+                      f"parts.{number}")
 
 
 def read(files: Sequence[OpenFile]) -> Manifest:
     """The manifest of a packed model from its open files, in the order of `files_of`. Raises BadModelFile."""
-    raw = os.pread(files[0].fd, min(files[0].size, LARGEST_MANIFEST), 0)
-    stored = parse_manifest(files[0].path, raw)
+    path = files[0].path
+    stored = parse_manifest(path, files[0].read(min(files[0].size, LARGEST_MANIFEST), 0))
     parts = files[FIRST_PART:]
     if [part.size for part in parts] != list(stored.part_bytes):
         sizes = ", ".join(f"{part.path}: {part.size}" for part in parts)
-        raise damaged(files[0].path, f"parts have other sizes than when they were written ({sizes})")
+        raise damaged(path, f"parts have other sizes than when they were written ({sizes})", "part_bytes")
     metadata, _, _ = read_header(files[1])
-    everything = (stored.constants, *stored.layers, *stored.head)
-    for segment in everything:
-        _check(files[0].path, segment, stored.part_bytes)
-    embedding = stored.embedding
-    kind = _kind(files[0].path, embedding.type)
-    if embedding.offset + embedding.rows * kind.row_bytes(embedding.columns) > stored.part_bytes[0]:
-        raise damaged(files[0].path, "the embedding ends past part 0")
+    sizes_of_types = _check_types(path, stored)
+    for segment in (stored.constants, *stored.layers, *stored.head):
+        _check_extents(path, segment, stored.part_bytes)
+    _check_names(path, stored)
     return Manifest(
         paths=tuple(part.path for part in parts),
         packed=True,
         metadata=metadata,
         shapes=dict(stored.shapes),
         types=dict(stored.types),
-        bytes_by_type=dict(stored.bytes_by_type),
-        constants=_segment(files[0].path, stored.constants),
-        layers=tuple(_segment(files[0].path, segment) for segment in stored.layers),
-        head=tuple(_segment(files[0].path, segment) for segment in stored.head),
-        embedding=Embedding(kind, embedding.columns, embedding.rows,
-                            (EmbeddingPiece(0, embedding.rows, 0, embedding.offset),)),
+        bytes_by_type=sizes_of_types,
+        constants=_segment(path, stored.constants),
+        layers=tuple(_segment(path, segment) for segment in stored.layers),
+        head=tuple(_segment(path, segment) for segment in stored.head),
+        embedding=_embedding(path, stored),
     )
 
 
@@ -166,17 +201,88 @@ def _kind(path: str, name: str) -> ggml.GgmlType:
     return kind
 
 
-def _check(path: str, segment: StoredSegment, part_bytes: Sequence[int]) -> None:
+def _check_types(path: str, stored: StoredModel) -> dict[str, int]:
+    """Every shape has a type that can have it; returns {type: bytes}, which must be what the manifest says."""
+    if stored.shapes.keys() != stored.types.keys():
+        raise damaged(path, "shapes and types name different tensors", "types")
+    total: Counter[str] = Counter()
+    for name, shape in stored.shapes.items():
+        kind = _kind(path, stored.types[name])
+        if shape[-1] % kind.block_length:
+            raise damaged(path, f"shapes.{name[:100]}: {shape} is impossible for {kind.name}", "shapes")
+        total[kind.name] += prod(shape) // kind.block_length * kind.block_bytes
+    if dict(total) != stored.bytes_by_type or sum(total.values()) > sum(stored.part_bytes):
+        raise damaged(path, "bytes_by_type is not what shapes and types add up to, or more than the parts hold",
+                      "bytes_by_type")
+    return dict(total)
+
+
+def _check_extents(path: str, segment: StoredSegment, part_bytes: Sequence[int]) -> None:
+    """Extents fill the slot from front to back: bytes that nobody read would be another segment's."""
+    filled = 0
     for extent in segment.extents:
         inside = extent.file < len(part_bytes) and extent.offset + extent.length <= part_bytes[extent.file]
-        if not inside or extent.target + extent.length > segment.nbytes:
-            raise damaged(path, f"{segment.name}: an extent lies outside of its part or its slot")
+        if not inside or extent.target != filled:
+            raise damaged(path, f"{segment.name[:100]}: an extent lies outside of its part or its slot", "extents")
+        filled += extent.length
+    if filled != segment.nbytes:
+        raise damaged(path, f"{segment.name[:100]}: extents bring {filled} of {segment.nbytes} bytes", "extents")
+
+
+def _check_names(path: str, stored: StoredModel) -> None:
+    """Each segment has its name and holds exactly the tensors that the tensor table gives it."""
+    layers: list[set[str]] = [set() for _ in stored.layers]
+    for name in stored.shapes:
+        match = LAYER_TENSOR.fullmatch(name)
+        if match is not None and int(match["layer"]) < len(layers):
+            layers[int(match["layer"])].add(match["name"])
+    _check_holds(path, stored, stored.constants, "constants", "", {name for name in CONSTANTS if name in stored.shapes})
+    for number, (segment, names) in enumerate(zip(stored.layers, layers, strict=True)):
+        _check_holds(path, stored, segment, f"layer.{number}", f"blk.{number}.", names)
+    _check_head(path, stored)
+
+
+def _check_holds(path: str, stored: StoredModel, segment: StoredSegment, name: str, prefix: str,
+                 tensors: Iterable[str]) -> None:
+    found = sorted((tensor.name, tensor.shape, tensor.type) for tensor in segment.tensors)
+    full = {tensor: prefix + tensor for tensor in tensors}
+    # A name like blk.00.x would be taken for one of layer 0.
+    wanted = sorted((tensor, stored.shapes[key], stored.types[key]) for tensor, key in full.items()
+                    if key in stored.shapes)
+    if segment.name != name or found != wanted or len(wanted) != len(full):
+        raise damaged(path, f"segment {name} does not hold the tensors that shapes and types give it", name)
+
+
+def _check_head(path: str, stored: StoredModel) -> None:
+    """The pieces of the head are all its rows, one behind the other."""
+    name = "output.weight" if "output.weight" in stored.shapes else "token_embd.weight"
+    shape, rows = stored.shapes.get(name, ()), 0
+    for number, segment in enumerate(stored.head):
+        tensor = segment.tensors[0] if len(segment.tensors) == 1 else None
+        right = tensor is not None and (tensor.name, tensor.type) == (name, stored.types.get(name))
+        if tensor is None or not right or segment.name != f"head.{number}" or segment.first_row != rows \
+                or tensor.shape[1:] != shape[1:] or len(tensor.shape) != 2:
+            raise damaged(path, f"segment head.{number} is not the next rows of {name}", f"head.{number}")
+        rows += tensor.shape[0]
+    if shape[:1] != (rows,):
+        raise damaged(path, f"head: has {rows} rows, {name} has shape {shape}", "head")
+
+
+def _embedding(path: str, stored: StoredModel) -> Embedding:
+    table = stored.embedding
+    kind = _kind(path, table.type)
+    same = (table.rows, table.columns) == stored.shapes.get("token_embd.weight") \
+        and table.type == stored.types["token_embd.weight"]
+    if not same or table.offset + table.rows * kind.row_bytes(table.columns) > stored.part_bytes[0]:
+        raise damaged(path, "embedding: is not token_embd.weight, or ends past part 0", "embedding")
+    pieces = (EmbeddingPiece(0, table.rows, 0, table.offset),)
+    return Embedding(kind, table.columns, table.rows, pieces, int(table.checksum, 16))
 
 
 def _segment(path: str, stored: StoredSegment) -> Segment:
     places = tuple(Place(t.name, _kind(path, t.type), t.shape, t.offset) for t in stored.tensors)
     for place in places:
-        if place.shape[-1] % place.type.block_length or place.offset + place.nbytes > stored.nbytes:
-            raise damaged(path, f"{stored.name}: tensor {place.name} lies outside of the segment")
+        if place.offset + place.nbytes > stored.nbytes:
+            raise damaged(path, f"{stored.name}: tensor {place.name[:100]} lies outside of the segment", stored.name)
     extents = tuple(Extent(e.file, e.offset, e.length, e.target) for e in stored.extents)
     return Segment(stored.name, extents, places, stored.nbytes, stored.first_row, int(stored.checksum, 16))

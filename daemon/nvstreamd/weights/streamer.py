@@ -7,6 +7,7 @@ while the last tokens are sampled. It stops when every slot is filled, and goes 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -116,8 +117,10 @@ class Streamer:
             file.check_unchanged()
 
     def _next(self, index: int) -> _Fill:
+        begin = time.monotonic()
         with self._changed:
             done = self._changed.wait_for(lambda: self._error or (self._fills and self._fills[0].ready), WAIT_SECONDS)
+            self.counters.waited_seconds += time.monotonic() - begin
             if self._error is not None:
                 raise self._error
             name = self.segments[index].name
@@ -141,6 +144,10 @@ class Streamer:
             self._fail(self._translated(error))
         except NvstreamError as error:
             self._fail(error)
+        except Exception as error:
+            # A pass must not wait a minute for a thread that is no more.
+            self._fail(StorageError(f"{self.files[0].path}: reading ahead failed: {error!r}", "report this"))
+            raise
 
     def _fail(self, error: NvstreamError) -> None:
         with self._changed:

@@ -1,0 +1,65 @@
+"""Where will each byte of a packed model lie? Arithmetic alone: nothing is read or written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from nvstreamd.weights.manifest import Extent, Manifest, Place, Segment, align_up
+
+# Tensors start on cache lines; stripes are as long as the streamer's reads.
+TENSOR_ALIGNMENT = 64
+STRIPE = 1 << 20
+# Beyond it stripes become longer, so that the manifest stays below what is read back.
+MOST_STRIPES = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything will lie: packed segments in pass order, the embedding, the size of each part."""
+
+    segments: tuple[Segment, ...]
+    embedding_offset: int
+    part_bytes: tuple[int, ...]
+
+
+def packed(segment: Segment) -> Segment:
+    """The segment with its tensors one behind the other; no extents yet."""
+    places: list[Place] = []
+    end = 0
+    for place in segment.tensors:
+        offset = -(-end // TENSOR_ALIGNMENT) * TENSOR_ALIGNMENT
+        places.append(replace(place, offset=offset))
+        end = offset + place.nbytes
+    return replace(segment, tensors=tuple(places), nbytes=align_up(end), extents=())
+
+
+def stripe_length(total: int, drives: int) -> int:
+    """Bytes of a stripe when `total` bytes go to so many drives; one drive needs no stripes."""
+    stripe = STRIPE
+    while drives > 1 and total // stripe > MOST_STRIPES:
+        stripe *= 2
+    return stripe if drives > 1 else 1 << 62
+
+
+def striped(segment: Segment, number: int, ends: list[int], stripe: int) -> Segment:
+    """The segment with extents over all parts; `ends` are the parts' sizes so far, and grow."""
+    extents: list[Extent] = []
+    drives = len(ends)
+    for turn, target in enumerate(range(0, segment.nbytes, stripe)):
+        drive = (number + turn) % drives
+        length = min(stripe, segment.nbytes - target)
+        extents.append(Extent(drive, ends[drive], length, target))
+        ends[drive] += length
+    return replace(segment, extents=tuple(extents))
+
+
+def lay_out(manifest: Manifest, drives: int) -> Layout:
+    """Where each byte of the store will lie. Pure."""
+    ends = [0] * drives
+    whole = [packed(segment) for segment in (manifest.constants, *manifest.passes_over)]
+    stripe = stripe_length(sum(segment.nbytes for segment in whole), drives)
+    segments = tuple(striped(segment, number, ends, stripe) for number, segment in enumerate(whole))
+    table = manifest.embedding
+    embedding_offset = ends[0]
+    ends[0] += align_up(table.rows * table.type.row_bytes(table.columns))
+    return Layout(segments, embedding_offset, tuple(ends))

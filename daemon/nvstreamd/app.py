@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import tempfile
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from nvstreamd.api.front import Front, public_socket
 from nvstreamd.api.guard import Guard
 from nvstreamd.api.permissions import Permissions
 from nvstreamd.config import Config
-from nvstreamd.errors import ConfigError
+from nvstreamd.errors import ConfigError, NvstreamError
 from nvstreamd.supervisor.catalog import Catalog
 from nvstreamd.supervisor.model import ServedModel
 from nvstreamd.systemd import listening_socket, notify
@@ -45,8 +46,7 @@ class App:
             await server.start(private / "grpc.sock", self.guard, self.catalog, self.health, stack)
             await Front(listener, private / "grpc.sock").start(stack)
             log.info("listening on %s", listener.getsockname())
-            for model in self.config.models:
-                await self.catalog.load(model.name, model.budget, model.kv_budget, None)
+            self._spawn(self._load_configured())
             notify("READY=1")
             await stop.wait()
             await self._drain()
@@ -63,20 +63,29 @@ class App:
         stack.callback(self.config.socket.unlink, missing_ok=True)
         return listener
 
+    async def _load_configured(self) -> None:
+        """Loads the configured models, one after the other: each may take what those before it left."""
+        for model in self.config.models:
+            try:
+                await self.catalog.load(model.name, model.budget, model.kv_budget, None)
+            except NvstreamError as error:
+                # The others are served all the same; `nvstream models` shows this one with the reason.
+                log.error("model %s is not served: %s", model.name, error)
+
     async def _drain(self) -> None:
         """Takes no new calls, and lets open streams end."""
-        self.guard.drain()
         notify("STOPPING=1")
         await self.health.servicer.enter_graceful_shutdown()
-        log.info("draining: %d streams are open", self._open_streams())
-        deadline = asyncio.get_running_loop().time() + self.config.drain_seconds
-        while self._open_streams() and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.05)
-
-    def _open_streams(self) -> int:
-        return sum(len(model.streams) for model in self.catalog.served.values())
+        log.info("draining: %d calls are open", self.guard.open_calls)
+        left = await self.guard.drain(self.config.drain_seconds)
+        if left:
+            log.warning("%d calls are cut off after %g seconds of draining", left, self.config.drain_seconds)
 
     def _model_changed(self, model: ServedModel) -> None:
-        task = asyncio.get_running_loop().create_task(self.health.follow(model))
+        self._spawn(self.health.follow(model))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Runs `work` beside everything else; asyncio itself keeps no reference to it."""
+        task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)

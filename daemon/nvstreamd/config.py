@@ -6,7 +6,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -52,7 +52,7 @@ class Config(_Checked):
     kv_memory: Size = 256 << 20
     model_directories: tuple[Path, ...] = ()
     models: tuple[ModelConfig, ...] = ()
-    backends: tuple[str, ...] = ("uring", "pread")
+    backends: Annotated[tuple[Literal["uring", "pread"], ...], Field(min_length=1)] = ("uring", "pread")
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
     max_running: Annotated[int, Field(ge=1, le=256)] = 8
     max_queued: Annotated[int, Field(ge=0, le=10000)] = 64

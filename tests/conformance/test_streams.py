@@ -7,23 +7,9 @@ import json
 import grpc
 import pytest
 from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from nvstream.v1 import inference_pb2 as inference
 from support.daemon import Daemon
-
-
-def details(error: grpc.RpcError) -> dict[str, object]:
-    """The google.rpc details of an error, by message name."""
-    found: dict[str, object] = {}
-    status = rpc_status.from_call(error)
-    assert status is not None
-    for packed in status.details:
-        kind = getattr(error_details_pb2, packed.TypeName().rpartition(".")[2])
-        message = kind()
-        packed.Unpack(message)
-        found[kind.DESCRIPTOR.name] = message
-    return found
 
 
 def test_events_come_in_order_and_deltas_add_up(smollm2: Daemon, name: str) -> None:
@@ -147,7 +133,7 @@ REFUSED = [
 def test_a_wrong_option_is_named(smollm2: Daemon, name: str, options: dict[str, object], field: str) -> None:
     stream = smollm2.generate(name, "x", **options)
     assert stream.error is not None and stream.error.code() == grpc.StatusCode.INVALID_ARGUMENT
-    found = details(stream.error)
+    found = stream.details()
     bad = found["BadRequest"]
     assert isinstance(bad, error_details_pb2.BadRequest)
     assert bad.field_violations[0].field == field

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from nvstream.v1 import inference_pb2 as inference
 from nvstream.v1 import models_pb2 as models
@@ -41,6 +44,18 @@ class Collected:
         assert self.error is None, self.error
         assert self.events[-1].WhichOneof("event") == "finished"
         return self.events[-1].finished
+
+    def details(self) -> dict[str, Message]:
+        """The google.rpc details of the error, by message name."""
+        assert self.error is not None
+        status = rpc_status.from_call(self.error)
+        assert status is not None, self.error
+        found: dict[str, Message] = {}
+        for packed in status.details:
+            message = getattr(error_details_pb2, packed.TypeName().rpartition(".")[2])()
+            packed.Unpack(message)
+            found[message.DESCRIPTOR.name] = message
+        return found
 
     def take(self, event: inference.StreamEvent) -> None:
         """Adds an event."""

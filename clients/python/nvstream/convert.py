@@ -86,13 +86,16 @@ def status(message: status_pb2.GetStatusResponse) -> DaemonStatus:
 
 
 def _accepted(message: inference_pb2.Accepted) -> Accepted:
-    eta = _seconds(message.eta) if message.HasField("eta") else None
-    return Accepted(message.request_id, message.queue_position, eta)
+    return Accepted(message.request_id, message.queue_position, _eta(message))
+
+
+def _eta(message: inference_pb2.Accepted | inference_pb2.Progress) -> float | None:
+    return _seconds(message.eta) if message.HasField("eta") else None
 
 
 def _progress(message: inference_pb2.Progress) -> Progress:
     phase = _member(Phase, inference_pb2.Phase.DESCRIPTOR, "PHASE_", message.phase)
-    return Progress(phase, message.done, message.total)
+    return Progress(phase, message.done, message.total, _eta(message))
 
 
 def _delta(message: inference_pb2.Delta) -> Delta:

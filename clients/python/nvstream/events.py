@@ -46,11 +46,15 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a phase is: prompt tokens in PREFILL, requests ahead in QUEUED. `total` 0: not known."""
+    """How far a phase is: prompt tokens in PREFILL, in QUEUED how many of those ahead have gone. `total` 0: not known.
+
+    `eta_seconds`, in QUEUED: until the request runs; None: not measured yet.
+    """
 
     phase: Phase
     done: int
     total: int
+    eta_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

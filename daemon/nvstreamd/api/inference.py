@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from nvstream.v1 import inference_pb2 as public
 from nvstream.v1.inference_pb2_grpc import InferenceServicer
-from nvstreamd.api.context import Context
+from nvstreamd.api.context import Context, when_over
 from nvstreamd.api.guard import Guard
 from nvstreamd.api.rpc_errors import abort
 from nvstreamd.errors import InvalidRequest, NvstreamError, QuotaExceeded
@@ -75,8 +75,7 @@ class Inference(InferenceServicer):
             if not run.options.sampling.HasField("seed"):
                 run.options.sampling.seed = secrets.randbits(SEED_BITS)
             stream = model.submit(run)
-            # Not a `finally`: grpcio leaves a generator it has cancelled to the garbage collector.
-            context.add_done_callback(lambda _: model.cancel(stream))  # type: ignore[arg-type]
+            when_over(context, lambda: model.cancel(stream))
             while True:
                 event = await stream.events.get()
                 if isinstance(event, NvstreamError):

@@ -19,6 +19,7 @@ from nvstreamd.api.guard import Guard
 from nvstreamd.api.inference import Inference
 from nvstreamd.api.models import Models
 from nvstreamd.api.status import Status
+from nvstreamd.api.wellformed import WellFormed
 from nvstreamd.supervisor.catalog import Catalog
 from nvstreamd.supervisor.model import ServedModel
 
@@ -45,7 +46,8 @@ class Health:
 
 async def start(upstream: Path, guard: Guard, catalog: Catalog, health: Health, stack: AsyncExitStack) -> None:
     """Serves on the private socket at `upstream`; `stack` stops it."""
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", LARGEST_MESSAGE)])
+    server = grpc.aio.server(interceptors=[WellFormed()],
+                             options=[("grpc.max_receive_message_length", LARGEST_MESSAGE)])
     add_InferenceServicer_to_server(Inference(guard, catalog), server)
     add_ModelsServicer_to_server(Models(guard, catalog), server)
     add_StatusServicer_to_server(Status(guard, catalog), server)

@@ -51,6 +51,7 @@ class Server:
         self.prompts = prompts
         self.scheduler = scheduler
         self.requests: dict[int, Request] = {}
+        self.places: dict[int, int] = {}
         self.commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self.passes = 0
         self.tokens = 0
@@ -61,6 +62,7 @@ class Server:
         threading.Thread(target=self._receive, name="receive", daemon=True).start()
         while self._obey():
             work = self.scheduler.next_pass()
+            self._announce_moves()
             if work:
                 self._pass(work)
 
@@ -101,8 +103,17 @@ class Server:
         if verdict is not None:
             self._end(request, *verdict)
             return
-        position = self.scheduler.add(request)
+        self._announce(request, self.scheduler.add(request))
+
+    def _announce(self, request: Request, position: int) -> None:
+        """Says where in the queue a request is; 0: it takes part in the next pass."""
+        self.places[request.id] = position
         self.channel.send(FromEngine(queued=Queued(id=request.id, position=position, eta_seconds=self._eta(position))))
+
+    def _announce_moves(self) -> None:
+        for position, request in enumerate(self.scheduler.waiting, start=1):
+            if self.places.get(request.id) != position:
+                self._announce(request, position)
 
     def _eta(self, position: int) -> float | None:
         """Seconds until a request at this place of the queue begins, were all to use the tokens they asked for."""
@@ -114,9 +125,9 @@ class Server:
         return sum(self.pass_seconds) / len(self.pass_seconds) * (left[min(position, len(left)) - 1] if left else 1)
 
     def _cancel(self, number: int) -> None:
-        request = self.requests.pop(number, None)
+        request = self.requests.get(number)
         if request is not None:
-            self.scheduler.remove(request)
+            self._drop(request)
 
     def _pass(self, work: list[Work]) -> None:
         start = time.monotonic()
@@ -198,6 +209,7 @@ class Server:
 
     def _drop(self, request: Request) -> None:
         self.requests.pop(request.id, None)
+        self.places.pop(request.id, None)
         self.scheduler.remove(request)
 
     def _send_stats(self) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from nvstream.v1 import models_pb2 as models
 from nvstreamd.config import Config
-from nvstreamd.errors import BudgetTooSmall, InvalidRequest, ModelNotReady, NotFound, NvstreamError
+from nvstreamd.errors import BudgetTooSmall, InvalidRequest, ModelNotReady, NotFound
 from nvstreamd.supervisor.jobs import describe
 from nvstreamd.supervisor.model import LoadOrder, ServedModel
 from nvstreamd.weights.files import SPLIT_NAME
@@ -33,7 +32,6 @@ class Catalog:
         self.config = config
         self.served: dict[str, ServedModel] = {}
         self._state_changed = state_changed
-        self._loading = asyncio.Lock()
 
     def paths(self) -> dict[str, Path]:
         """{name: path} of everything that could be loaded now; configured names win."""
@@ -65,19 +63,17 @@ class Catalog:
         return served
 
     async def load(self, name: str, budget: int | None, kv_budget: int | None, backend: str | None) -> ServedModel:
-        """Loads a model under a budget (bytes; None: what is left of the daemon's memory). Raises NvstreamError."""
-        async with self._loading:
-            current = self.served.get(name)
-            if current is not None and current.state != models.MODEL_STATE_FAILED:
-                raise InvalidRequest(f"model {name} is loaded already", "unload it first", field="model")
-            served = ServedModel(self._order(name, budget, kv_budget, backend), self._state_changed)
-            self.served[name] = served
-            try:
-                await served.load()
-            except NvstreamError:
-                del self.served[name]
-                raise
-            return served
+        """Loads a model under a budget (bytes; None: what is left of the daemon's memory). Raises NvstreamError.
+
+        A model that could not be loaded stays listed as FAILED, with the reason, until it is loaded or unloaded.
+        """
+        current = self.served.get(name)
+        if current is not None and current.state != models.MODEL_STATE_FAILED:
+            raise InvalidRequest(f"model {name} is loaded already", "unload it first", field="model")
+        served = ServedModel(self._order(name, budget, kv_budget, backend), self._state_changed)
+        self.served[name] = served
+        await served.load()
+        return served
 
     async def unload(self, name: str) -> None:
         """Ends a model's engine. Raises NotFound."""
@@ -111,7 +107,7 @@ class Catalog:
 
     def _order(self, name: str, budget: int | None, kv_budget: int | None, backend: str | None) -> LoadOrder:
         path = self.path(name)
-        taken = sum(served.order.command.budget for served in self.served.values())
+        taken = sum(served.memory for served in self.served.values())
         left = self.config.memory - taken
         if (budget or 1) > left:
             raise BudgetTooSmall(f"{mib(budget or 1)} are asked for, {mib(max(0, left))} of `memory` are left",

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 from nvstream.v1 import inference_pb2 as public
@@ -19,7 +19,7 @@ from nvstream.v1 import models_pb2 as models
 from nvstreamd.errors import EngineLost, ModelNotReady, NvstreamError, from_wire
 from nvstreamd.supervisor.jobs import checked, paths_of
 from nvstreamd.supervisor.process import EngineProcess, named
-from nvstreamd.supervisor.stream import Stream
+from nvstreamd.supervisor.stream import Encoding, Stream
 from nvstreamd.weights.files import OpenFile, open_all
 from nvstreamd.wire.engine_pb2 import Cancel, Encode, FromEngine, Load, Run, Stats, ToEngine
 
@@ -50,11 +50,11 @@ class ServedModel:
         self.error = ""
         self.streams: dict[int, Stream] = {}
         self._state_changed = state_changed
-        self._encodings: dict[int, asyncio.Future[list[int]]] = {}
+        self._encodings: dict[int, Encoding] = {}
         self._engine = EngineProcess(order.user)
         self._files: list[OpenFile] = []
         self._stack = ExitStack()
-        self._watcher: asyncio.Task[None] | None = None
+        self._life: asyncio.Task[None] | None = None
         self._next_id = 1
         self._lost_in_a_row = 0
 
@@ -63,29 +63,53 @@ class ServedModel:
         """The engine's process id."""
         return self._engine.pid
 
+    @property
+    def memory(self) -> int:
+        """Bytes of the daemon's `memory` that the model takes: what was allowed, once it is planned what it uses."""
+        if self.state == models.MODEL_STATE_FAILED:
+            return 0
+        return self.placement.budget or self.order.command.budget
+
     async def load(self) -> None:
-        """Starts the engine and waits until the model can answer. Raises NvstreamError."""
+        """Starts the engine and returns when the model can answer. Raises NvstreamError.
+
+        A caller that gives up waiting does not stop it: loading goes on until `unload`.
+        """
+        loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Nobody may be there to ask for the error; it is in `error` as well.
+        loaded.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._become(models.MODEL_STATE_LOADING)
-        try:
-            self._files = open_all(paths_of(self.order.path), self._stack)
-            await self._start_engine()
-        except NvstreamError as error:
-            self.error = str(error)
-            self._become(models.MODEL_STATE_FAILED)
-            await self.unload()
-            raise
-        self._become(models.MODEL_STATE_SERVING)
-        self._watcher = asyncio.create_task(self._watch())
+        self._life = asyncio.create_task(self._live(loaded))
+        await asyncio.shield(loaded)
 
     async def unload(self) -> None:
         """Ends the engine; streams that are still open fail."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-        self._fail_all(ModelNotReady(f"model {self.order.name} was unloaded", "load it again"))
+        if self._life is not None:
+            self._life.cancel()
+            await asyncio.wait([self._life])
+        self._fail_all(self._unloaded())
         await self._engine.stop()
         self._stack.close()
-        if self.state != models.MODEL_STATE_FAILED:
-            self._become(models.MODEL_STATE_UNLOADED)
+        self._become(models.MODEL_STATE_UNLOADED)
+
+    async def _live(self, loaded: asyncio.Future[None]) -> None:
+        """From the first engine to the end of the model, by its unloading or by an error."""
+        try:
+            self._files = open_all(paths_of(self.order.path), self._stack)
+            await self._start_engine()
+            self._serve()
+            loaded.set_result(None)
+            await self._watch()
+        except NvstreamError as error:
+            await self._give_up(error)
+            if not loaded.done():
+                loaded.set_exception(error)
+        finally:
+            if not loaded.done():
+                loaded.set_exception(self._unloaded())
+
+    def _unloaded(self) -> ModelNotReady:
+        return ModelNotReady(f"model {self.order.name} was unloaded", "load it again")
 
     def submit(self, run: Run) -> Stream:
         """Gives a request to the engine, or keeps it for the next one."""
@@ -94,6 +118,8 @@ class ServedModel:
         self.streams[run.id] = stream
         if self.state == models.MODEL_STATE_SERVING:
             self._engine.send(ToEngine(run=run))
+        elif self.state == models.MODEL_STATE_LOADING:
+            stream.progress(public.PHASE_LOADING)
         else:
             stream.progress(public.PHASE_RECOVERING)
         return stream
@@ -104,15 +130,14 @@ class ServedModel:
             self._engine.send(ToEngine(cancel=Cancel(id=stream.run.id)))
 
     async def encode(self, call: Encode) -> list[int]:
-        """Token ids of a text or a conversation. Raises NvstreamError."""
-        if self.state != models.MODEL_STATE_SERVING:
-            raise ModelNotReady(f"model {self.order.name} is being brought back", "try again in a moment")
+        """Token ids of a text or a conversation, once there is an engine to ask. Raises NvstreamError."""
         call.id = self._take_id()
-        future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._encodings[call.id] = future
-        self._engine.send(ToEngine(encode=call))
+        answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self._encodings[call.id] = Encoding(call, answer)
+        if self.state == models.MODEL_STATE_SERVING:
+            self._engine.send(ToEngine(encode=call))
         try:
-            return await future
+            return await answer
         finally:
             self._encodings.pop(call.id, None)
 
@@ -125,6 +150,14 @@ class ServedModel:
         log.info("model %s: %s", self.order.name, models.ModelState.Name(state))
         self._state_changed(self)
 
+    def _serve(self) -> None:
+        """Gives the engine everything that waits for one."""
+        self._become(models.MODEL_STATE_SERVING)
+        for stream in self.streams.values():
+            self._engine.send(ToEngine(run=stream.run))
+        for encoding in self._encodings.values():
+            self._engine.send(ToEngine(encode=encoding.call))
+
     async def _start_engine(self) -> None:
         for file in self._files:
             file.check_unchanged()
@@ -135,27 +168,23 @@ class ServedModel:
         await self._engine.start(ToEngine(load=command), self._files)
         loaded = checked(await self._engine.receive()).loaded
         self.facts, self.placement = loaded.facts, loaded.placement
+        if os.getuid() == 0 and self.order.user is None:
+            self.placement.notes.append("the engine runs as root: name an unprivileged user in `engine_user`")
         for note in self.placement.notes:
             log.info("model %s: %s", self.order.name, note)
 
     async def _watch(self) -> None:
-        """Takes the engine's reports until the model cannot go on."""
+        """Takes the engine's reports for as long as the model can go on. Raises NvstreamError."""
         while True:
             try:
                 self._take(await self._engine.receive())
             except EngineLost as error:
                 log.warning("model %s: %s", self.order.name, error)
-                if not await self._recover(error):
-                    return
-            except NvstreamError as error:
-                await self._give_up(error)
-                return
+                await self._recover(error)
 
-    async def _recover(self, cause: EngineLost) -> bool:
-        """Starts another engine and replays every request; False when that is given up."""
+    async def _recover(self, cause: EngineLost) -> None:
+        """Starts another engine, which goes on behind the tokens already sent. Raises NvstreamError."""
         self._become(models.MODEL_STATE_RECOVERING)
-        for encoding in self._encodings.values():
-            encoding.set_exception(ModelNotReady("the engine was lost", "try again in a moment"))
         for stream in self.streams.values():
             stream.progress(public.PHASE_RECOVERING, len(stream.run.sent_token_ids))
         while self._lost_in_a_row < self.order.restarts:
@@ -167,30 +196,24 @@ class ServedModel:
             except EngineLost as error:
                 cause = error
                 continue
-            except NvstreamError as error:
-                await self._give_up(error)
-                return False
-            self._become(models.MODEL_STATE_SERVING)
-            for stream in self.streams.values():
-                self._engine.send(ToEngine(run=stream.run))
-            return True
-        await self._give_up(EngineLost(f"{cause.message}, {self._lost_in_a_row} times in a row", cause.hint))
-        return False
+            self._serve()
+            return
+        raise EngineLost(f"{cause.message}, after {self._lost_in_a_row} replacements in a row", cause.hint)
 
     async def _give_up(self, error: NvstreamError) -> None:
         log.error("model %s: %s", self.order.name, error)
         self.error = str(error)
-        self._fail_all(error)
         self._become(models.MODEL_STATE_FAILED)
+        self._fail_all(error)
         await self._engine.stop()
+        self._stack.close()
 
     def _fail_all(self, error: NvstreamError) -> None:
         for stream in self.streams.values():
             stream.fail(error)
         self.streams.clear()
         for encoding in self._encodings.values():
-            if not encoding.done():
-                encoding.set_exception(error)
+            encoding.fail(error)
 
     def _take(self, report: FromEngine) -> None:
         kind = report.WhichOneof("report")
@@ -198,8 +221,8 @@ class ServedModel:
             self._take_stats(report.stats)
         elif kind == "encoded":
             encoding = self._encodings.get(report.encoded.id)
-            if encoding is not None and not encoding.done():
-                encoding.set_result(list(report.encoded.token_ids))
+            if encoding is not None:
+                encoding.succeed(report.encoded.token_ids)
         elif kind == "failure":
             self._take_failure(report)
         elif kind is not None:
@@ -223,13 +246,12 @@ class ServedModel:
         if stream is not None:
             stream.fail(error)
         encoding = self._encodings.get(failure.id)
-        if encoding is not None and not encoding.done():
-            encoding.set_exception(error)
+        if encoding is not None:
+            encoding.fail(error)
 
     def _take_event(self, stream: Stream, report: FromEngine, kind: str) -> None:
-        if kind == "queued" and not stream.accepted:
-            stream.accepted = True
-            stream.events.put_nowait(public.StreamEvent(accepted=self._accepted(report)))
+        if kind == "queued":
+            stream.queued(f"{self.order.name}-{stream.run.id}", report.queued)
         elif kind == "prefilled":
             stream.progress(public.PHASE_PREFILL, report.prefilled.done, report.prefilled.total)
         elif kind == "tokens":
@@ -237,10 +259,3 @@ class ServedModel:
         elif kind == "ended":
             self.streams.pop(report.ended.id)
             stream.events.put_nowait(public.StreamEvent(finished=report.ended.finished))
-
-    def _accepted(self, report: FromEngine) -> public.Accepted:
-        queued = report.queued
-        accepted = public.Accepted(request_id=f"{self.order.name}-{queued.id}", queue_position=queued.position)
-        if queued.HasField("eta_seconds"):
-            accepted.eta.FromTimedelta(timedelta(seconds=queued.eta_seconds))
-        return accepted

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import pwd
 import signal
 import socket
 import sys
 from collections.abc import Sequence
+from typing import TypedDict
 
-from nvstreamd.errors import EngineLost
+from nvstreamd.errors import ConfigError, EngineLost
 from nvstreamd.weights.files import OpenFile
 from nvstreamd.wire.engine_pb2 import File, FromEngine, ToEngine
 from nvstreamd.wire.frames import HEADER, frame, length_of
@@ -20,6 +21,25 @@ END_SECONDS = 10.0
 def named(files: Sequence[OpenFile]) -> list[File]:
     """The files as an engine's first command names them."""
     return [File(path=file.path) for file in files]
+
+
+class Identity(TypedDict, total=False):
+    """Whom a child runs as; empty: as its parent."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+def identity_of(user: str | None) -> Identity:
+    """The identity of an account, with no group but its own. Raises ConfigError when there is none."""
+    if user is None:
+        return {}
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        raise ConfigError(f"engine_user: there is no user {user!r}", "create it, or name another") from None
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
 class EngineProcess:
@@ -33,24 +53,37 @@ class EngineProcess:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id while there is one."""
-        return self._process.pid if self._process is not None else None
+        """The child's process id while it runs."""
+        if self._process is None or self._process.returncode is not None:
+            return None
+        return self._process.pid
 
     async def start(self, command: ToEngine, files: Sequence[OpenFile]) -> None:
         """Starts the child and gives it its first command, the files' descriptors beside it."""
         ours, theirs = socket.socketpair()
         with theirs:
-            os.set_inheritable(theirs.fileno(), True)
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "nvstreamd.engine", "--channel", str(theirs.fileno()),
-                pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, user=self.user, start_new_session=True,
-            )
+            await self._spawn(theirs.fileno())
         message = frame(command.SerializeToString())
-        # The child reads at once and the message is small: this cannot block for long.
-        sent = socket.send_fds(ours, [message], [file.fd for file in files])
-        ours.sendall(message[sent:])
+        try:
+            # The child reads at once and the message is small: this cannot block for long.
+            sent = socket.send_fds(ours, [message], [file.fd for file in files])
+            ours.sendall(message[sent:])
+        except OSError as error:
+            ours.close()
+            raise EngineLost(f"the engine ended {await self._how()}", "see the daemon's log") from error
         ours.setblocking(False)
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
+
+    async def _spawn(self, channel: int) -> None:
+        identity = identity_of(self.user)
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "nvstreamd.engine", "--channel", str(channel), pass_fds=[channel],
+                stdin=asyncio.subprocess.DEVNULL, start_new_session=True, **identity,
+            )
+        except OSError as error:
+            raise ConfigError(f"the engine cannot be started as {self.user or 'this user'}: {error}",
+                              "`engine_user` needs the right to execute the daemon's Python") from error
 
     def send(self, command: ToEngine) -> None:
         """Queues a command; a dead engine swallows it (its end shows in `receive`)."""

@@ -405,6 +405,8 @@ Global___Loaded: _TypeAlias = Loaded  # noqa: Y015
 
 @_typing.final
 class Queued(_message.Message):
+    """Once for every request, and again when its place in the queue changes."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int

@@ -113,7 +113,7 @@ def test_json_lines_have_the_documented_keys(peer: Peer, capsys: Capture) -> Non
     assert run_inside("generate", "--json", "m", "x") == 0
     assert json_lines(capsys) == [
         {"event": "accepted", "request_id": "r1", "queue_position": 2, "eta_seconds": None},
-        {"event": "progress", "phase": "prefill", "done": 5, "total": 12},
+        {"event": "progress", "phase": "prefill", "done": 5, "total": 12, "eta_seconds": None},
         {
             "event": "delta",
             "token_ids": [7],

@@ -49,8 +49,7 @@ def describe(event: Event) -> str | None:
     """The line for an event; None for events that say nothing about waiting."""
     match event:
         case Accepted(queue_position=position, eta_seconds=eta):
-            when = f", first token in about {format_seconds(eta)}" if eta else ""
-            return f"queued, {position} ahead{when}" if position else f"starting{when}"
+            return f"queued, {position} ahead{_when(eta)}" if position else f"starting{_when(eta)}"
         case Progress():
             return _describe_phase(event)
     return None
@@ -63,11 +62,15 @@ def describe_import(progress: ImportProgress) -> str:
     return f"importing, {of}{earlier if progress.bytes_resumed else ''}"
 
 
+def _when(eta: float | None) -> str:
+    return f", its turn in about {format_seconds(eta)}" if eta else ""
+
+
 def _describe_phase(progress: Progress) -> str:
     done, total = progress.done, progress.total
     match progress.phase:
         case Phase.QUEUED:
-            return f"queued, {max(total - done, 0)} ahead"
+            return f"queued, {max(total - done, 0)} ahead{_when(progress.eta_seconds)}"
         case Phase.LOADING:
             return f"loading the model, {done * 100 // total} %" if total else "loading the model"
         case Phase.PREFILL:

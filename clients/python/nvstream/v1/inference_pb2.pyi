@@ -399,22 +399,30 @@ class Progress(_message.Message):
     PHASE_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    ETA_FIELD_NUMBER: _builtins.int
     phase: Global___Phase.ValueType
     done: _builtins.int
-    """In prefill: prompt tokens; in the queue: requests ahead."""
+    """In prefill: prompt tokens; in the queue: of the requests that were ahead, how many have gone."""
     total: _builtins.int
+    @_builtins.property
+    def eta(self) -> _duration_pb2.Duration:
+        """In the queue: until the request runs. Unset while nothing has been measured yet."""
+
     def __init__(
         self,
         *,
         phase: Global___Phase.ValueType = ...,
         done: _builtins.int = ...,
         total: _builtins.int = ...,
+        eta: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "eta", b"eta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "phase", b"phase", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta", b"_eta", "done", b"done", "eta", b"eta", "phase", b"phase", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__eta: _TypeAlias = _typing.Literal["eta"]  # noqa: Y015
+    _WhichOneofArgType__eta: _TypeAlias = _typing.Literal["_eta", b"_eta"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eta) -> _WhichOneofReturnType__eta | None: ...
 
 Global___Progress: _TypeAlias = Progress  # noqa: Y015
 

@@ -26,7 +26,7 @@ def journaled(path: Path, identity: str) -> dict[str, int]:
         for line in lines if first == identity else ():
             name, checksum = json.loads(line)
             known[str(name)] = int(checksum, 16)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         pass
     return known
 

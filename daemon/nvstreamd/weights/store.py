@@ -234,7 +234,9 @@ def _check_names(path: str, stored: StoredModel) -> None:
     layers: list[set[str]] = [set() for _ in stored.layers]
     for name in stored.shapes:
         match = LAYER_TENSOR.fullmatch(name)
-        if match is not None and int(match["layer"]) < len(layers):
+        if match is not None and int(match["layer"]) >= len(layers):
+            raise damaged(path, f"layers: has {len(layers)}, but there is a tensor {name[:100]}", "layers")
+        if match is not None:
             layers[int(match["layer"])].add(match["name"])
     _check_holds(path, stored, stored.constants, "constants", "", {name for name in CONSTANTS if name in stored.shapes})
     for number, (segment, names) in enumerate(zip(stored.layers, layers, strict=True)):

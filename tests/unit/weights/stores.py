@@ -1,0 +1,82 @@
+"""How does a test import a model, break the result, and read it back as the engine would?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from nvdma.arena import Arena
+from nvdma.backends.pread import PreadBackend
+from nvdma.types import Source
+from nvstreamd.engine.describe import ModelFile, read_model
+from nvstreamd.weights.embedding import EmbeddingRows
+from nvstreamd.weights.files import open_all
+from nvstreamd.weights.importer import Importer, Progress
+from nvstreamd.weights.manifest import Segment
+from nvstreamd.weights.placement import Rates, plan
+from nvstreamd.weights.slots import Slots
+from nvstreamd.weights.streamer import Streamer
+from unit.weights.models import model_at, paths_of
+
+Report = Callable[[Progress], None]
+
+
+def pack(source: Path, directories: Sequence[Path], report: Report = lambda _: None, name: str = "m") -> Path:
+    """Imports the GGUF at `source`; returns the packed directory."""
+    with model_at(source) as model:
+        return Importer(name, model.manifest, model.data, directories).run(report)
+
+
+def contents(directories: Sequence[Path]) -> dict[str, bytes]:
+    """Every file of a store by its path below the directories' parent."""
+    return {str(path.relative_to(directory.parent)): path.read_bytes()
+            for directory in directories for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+def edit(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes manifest.json as a stranger would."""
+    path = store / "manifest.json"
+    stored = json.loads(path.read_text())
+    change(stored)
+    path.write_text(json.dumps(stored))
+
+
+def load_all(path: Path, budget: int | None = None) -> dict[str, bytes]:
+    """Every segment of one pass, and the embedding, through pread under a budget: {name: bytes of its tensors}."""
+    with ExitStack() as stack:
+        files = open_all(paths_of(path), stack)
+        model = read_model(files)
+        return _load(model, budget, stack)
+
+
+def _load(model: ModelFile, budget: int | None, stack: ExitStack) -> dict[str, bytes]:
+    manifest = model.manifest
+    sizes = [segment.nbytes for segment in manifest.passes_over]
+    whole = sum(sizes) + manifest.constants.nbytes
+    chosen = plan(sizes, manifest.constants.nbytes, budget or whole, 1 << 20, Rates(1e9, 1e9))
+    arena = stack.enter_context(Arena(budget or whole))
+    backend = PreadBackend([Source(file.fd, file.path, file.size) for file in model.data], arena)
+    backend.open()
+    stack.callback(backend.close)
+    slots = Slots(arena)
+    slots.open(stack)
+    streamer = Streamer(backend, slots, model.data, manifest.passes_over, chosen, 1 << 20)
+    constants = slots.resident(manifest.constants.nbytes)
+    streamer.fill_now(manifest.constants, constants)
+    streamer.start(stack)
+    found = tensors_of(manifest.constants, constants.view)
+    for index, segment in enumerate(manifest.passes_over):
+        with streamer.segment(index) as region:
+            found |= tensors_of(segment, region.view)
+    rows = EmbeddingRows(manifest.embedding, model.data)
+    found["embedding"] = bytes(rows.fetch(range(manifest.embedding.rows)))
+    return found
+
+
+def tensors_of(segment: Segment, view: memoryview) -> dict[str, bytes]:
+    """{segment/tensor: its bytes} of a filled slot."""
+    return {f"{segment.name}/{place.name}": bytes(view[place.offset : place.offset + place.nbytes])
+            for place in segment.tensors}

@@ -34,7 +34,7 @@ proto: setup-test ## makes the committed protobuf code again from proto/
 bench: bench-streaming ## every bench; tables here, figures in build/bench/*.json
 
 bench-streaming: setup-test ## bandwidth while generating against the drive alone (build/bench/streaming.json)
-	PYTHONPATH=tests $(VENV)/python tests/bench/streaming.py
+	PYTHONPATH=tests $(VENV)/python -m bench.streaming
 
 clean: ## removes the environment and everything built
 	rm -rf .venv build

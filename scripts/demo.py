@@ -21,6 +21,7 @@ from rich.table import Table
 
 from nvstream.v1 import inference_pb2 as inference
 from nvstream.v1.inference_pb2_grpc import InferenceStub
+from nvstream.v1.models_pb2 import MODEL_STATE_FAILED, MODEL_STATE_LOADING, MODEL_STATE_SERVING
 from nvstream.v1.status_pb2 import EngineStatus, GetStatusRequest
 from nvstream.v1.status_pb2_grpc import StatusStub
 
@@ -66,8 +67,11 @@ def wait_until_serving(channel: grpc.Channel, process: subprocess.Popen[bytes], 
             engines = StatusStub(channel).GetStatus(GetStatusRequest(), wait_for_ready=True, timeout=1).engines
         except grpc.RpcError:
             continue
-        if engines and engines[0].model.placement.backend:
+        state = engines[0].model.state if engines else MODEL_STATE_LOADING
+        if state == MODEL_STATE_SERVING:
             return
+        if state == MODEL_STATE_FAILED:
+            break
         time.sleep(0.1)
     sys.exit(f"demo: the daemon did not start:\n{log.read_text()}")
 

@@ -93,10 +93,23 @@ class KvPages:
         for number in range(len(tokens) // self.page_tokens):
             begin = number * self.page_tokens
             parent = page_key(uid, parent, tokens[begin : begin + self.page_tokens])
-            page = self._pages[pages[number]]
-            if page.key is None and parent not in self._by_key:
-                page.key = parent
-                self._by_key[parent] = pages[number]
+            if self._pages[pages[number]].key is None:
+                self._name(pages[number], parent)
+
+    def _name(self, page: int, key: bytes) -> None:
+        """Lets `page` be found by `key`, unless a page in use has that name already.
+
+        A twin that nobody uses makes way: kept beside a newer end of its chain it would be evicted before that end.
+        """
+        twin = self._by_key.get(key)
+        if twin is not None:
+            if twin not in self._kept:
+                return
+            del self._kept[twin]
+            self._forget(twin)
+            self._free.append(twin)
+        self._pages[page].key = key
+        self._by_key[key] = page
 
     def release(self, pages: Sequence[int]) -> None:
         """Gives pages back; those with a known prefix stay findable until their room is needed."""

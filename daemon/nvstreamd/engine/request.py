@@ -17,7 +17,8 @@ class Request:
     """A sequence of tokens: the prompt, then what was generated.
 
     `computed` tokens of it have their keys and values in `pages`. `limit` is the length at which it ends.
-    `details` are the log probabilities of tokens that are still held back.
+    `details` are the log probabilities of tokens that are still held back. `cached` prompt tokens came from another
+    request's pages, `preemptions` counts how often its own were taken away.
     """
 
     id: int
@@ -36,6 +37,7 @@ class Request:
     computed: int = 0
     pages: list[int] = field(default_factory=list)
     cached: int = 0
+    preemptions: int = 0
     passes: int = 0
     streamed_bytes: int = 0
     resident_bytes: int = 0

@@ -1,8 +1,9 @@
 """Who takes part in the next pass, and with how many tokens? Pure: no tensors, no sockets, no clock of its own.
 
-Every running request that decodes gets its token in each pass; what is left of the chunk goes to prompts, oldest
-first. So a long prompt costs the others a bounded share of a pass, never a stall. When pages run out, the request
-admitted last gives its pages back and is computed again later: its result does not change by that.
+Every running request that decodes gets its token in each pass; beside them prompts get a chunk of tokens, oldest
+prompt first. So a long prompt costs the others a bounded share of a pass, never a stall. When pages run out, the
+request admitted last gives its pages back and is computed again later: its result does not change by that. The oldest
+is never asked for its pages, so at least one request comes to its end.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from nvstreamd.engine.kv_pages import KvPages
 from nvstreamd.engine.request import Request
+from nvstreamd.errors import InvalidRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,18 @@ class Scheduler:
         return not self.waiting and not self.running
 
     def add(self, request: Request) -> int:
-        """Queues a request; returns how many are ahead of it in the queue."""
+        """Queues a request; returns its place in the queue, 0 when it takes part from the next pass on.
+
+        Raises InvalidRequest when a sequence of its `limit` cannot fit even alone: it would wait for ever.
+        """
+        # The last token of a sequence is never computed: nothing follows it.
+        needed = self._pages_for(request.limit - 1)
+        if needed > self.pages.count:
+            raise InvalidRequest(f"{request.limit} tokens take {needed} KV pages, there are {self.pages.count}",
+                                 "load the model with a larger kv_budget", field="prompt")
         self.waiting.append(request)
-        free = self.max_running - len(self.running)
-        return max(0, len(self.waiting) - free)
+        self._admit()
+        return len(self.waiting) if self.waiting and self.waiting[-1] is request else 0
 
     def remove(self, request: Request) -> None:
         """Forgets a request and gives its pages back; nothing happens when it has ended already."""
@@ -74,9 +84,11 @@ class Scheduler:
         return [item for item in work if item.request in self.running]
 
     def computed(self, work: list[Work]) -> None:
-        """Notes that the keys and values of `work` are there."""
+        """Notes that the keys and values of `work` are there. A request removed meanwhile is passed over."""
         for item in work:
             request = item.request
+            if request not in self.running:
+                continue
             request.computed = item.begin + item.count
             if item.begin < request.prompt_length <= request.computed:
                 self.pages.remember(request.uid, request.tokens[: request.computed], request.pages)
@@ -85,14 +97,17 @@ class Scheduler:
         while self.waiting and len(self.running) < self.max_running:
             request = self.waiting[0]
             found = self.pages.match(request.uid, request.tokens)
-            needed = self._pages_for(min(len(request.tokens), len(found) * self.pages.page_tokens + 1)) - len(found)
-            if self.running and needed > self.pages.available:
+            computed = len(found) * self.pages.page_tokens
+            first = min(len(request.tokens), computed + self.prefill_chunk)
+            # One whose first chunk has no room would be preempted at once, in every pass again.
+            if self.running and self._pages_for(first) - len(found) > self.pages.available:
                 self.pages.release(found)
                 return
             self.waiting.popleft()
             request.pages = found
-            request.computed = len(found) * self.pages.page_tokens
-            request.cached = max(request.cached, min(request.computed, request.prompt_length))
+            request.computed = computed
+            if not request.preemptions:
+                request.cached = min(computed, request.prompt_length)
             self.running.append(request)
 
     def _pages_for(self, tokens: int) -> int:
@@ -114,6 +129,7 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
         self._release(request)
+        request.preemptions += 1
         self.waiting.appendleft(request)
 
     def _release(self, request: Request) -> None:

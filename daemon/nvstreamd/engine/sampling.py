@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nvstreamd.errors import InvalidRequest
+from nvstreamd.errors import InvalidRequest, NvstreamError
 
 Floats = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +56,34 @@ def penalise(logits: Floats, recent: Sequence[int], sampling: Sampling) -> None:
     logits[tokens] = picked - times * sampling.frequency_penalty - sampling.presence_penalty
 
 
-def candidates(logits: Floats, sampling: Sampling) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Token ids and probabilities that pass the filters, likeliest first (ties: lowest id first)."""
-    order = np.argsort(-logits, kind="stable")
-    if sampling.top_k:
-        order = order[: sampling.top_k]
-    order = order[np.isfinite(logits[order])]
+def likeliest(values: Floats, count: int) -> Ids:
+    """Indices of the `count` largest values, largest first (ties: lowest index first). Sorts no more than it must."""
+    if count == 0:
+        return np.empty(0, dtype=np.int64)
+    if count >= len(values):
+        return np.argsort(-values, kind="stable")
+    bound = np.partition(values, len(values) - count)[-count]
+    near = np.flatnonzero(values >= bound)
+    picked: Ids = near[np.argsort(-values[near], kind="stable")][:count]
+    return picked
+
+
+def candidates(logits: Floats, sampling: Sampling) -> tuple[Ids, Floats]:
+    """Token ids and probabilities that pass the filters, likeliest first (ties: lowest id first).
+
+    A logit that is not finite is no candidate; at least one is finite.
+    """
+    finite = np.flatnonzero(np.isfinite(logits))
+    order = finite[likeliest(logits[finite], sampling.top_k or len(finite))]
     probabilities = softmax(logits[order])
     keep = len(order)
     if sampling.top_p < 1:
         keep = min(keep, int(np.searchsorted(np.cumsum(probabilities), sampling.top_p)) + 1)
     if sampling.min_p > 0:
         keep = min(keep, int((probabilities >= sampling.min_p * probabilities[0]).sum()))
-    return order[:keep], softmax(logits[order[:keep]] / sampling.temperature)
+    kept = order[:keep]
+    # The largest becomes 0 before the division: a tiny temperature would make it infinite.
+    return kept, softmax((logits[kept] - logits[kept[0]]) / sampling.temperature)
 
 
 def softmax(values: Floats) -> Floats:
@@ -84,18 +100,32 @@ def uniform(seed: int, position: int) -> float:
 
 def choose(row: npt.NDArray[np.float32], tokens: Sequence[int], sampling: Sampling,
            allowed: npt.NDArray[np.bool_] | None = None) -> int:
-    """The next token after `tokens`. `row` [vocabulary] float32 logits; `allowed` masks by a constraint."""
+    """The next token after `tokens`. `row` [vocabulary] float32 logits; `allowed` masks by a constraint.
+
+    Raises NvstreamError when no token is left to choose.
+    """
     logits: Floats = row.astype(np.float64)
     penalties = (sampling.repetition_penalty != 1, sampling.presence_penalty != 0, sampling.frequency_penalty != 0)
     if any(penalties) and sampling.penalty_window:
         penalise(logits, tokens[-sampling.penalty_window :], sampling)
     if allowed is not None:
-        logits[~allowed] = -np.inf
+        logits[: len(allowed)][~allowed] = -np.inf
+        # An embedding may have more rows than the tokenizer has tokens: no text has those.
+        logits[len(allowed) :] = -np.inf
+    if not np.isfinite(logits).any():
+        raise _nothing_left(allowed)
     if sampling.temperature == 0:
-        return int(logits.argmax())
+        return int(np.where(np.isfinite(logits), logits, -np.inf).argmax())
     ids, probabilities = candidates(logits, sampling)
     drawn = int(np.searchsorted(np.cumsum(probabilities), uniform(sampling.seed, len(tokens)), side="right"))
     return int(ids[min(drawn, len(ids) - 1)])
+
+
+def _nothing_left(allowed: npt.NDArray[np.bool_] | None) -> NvstreamError:
+    if allowed is None or allowed.any():
+        return NvstreamError("no token has a finite logit", "the model's weights are not sane")
+    return InvalidRequest("the JSON schema allows no token here", "the tokenizer cannot write what it asks for",
+                          field="options.json_schema")
 
 
 def logprobs(row: npt.NDArray[np.float32], chosen: int, count: int) -> tuple[float, list[tuple[int, float]]]:
@@ -103,5 +133,5 @@ def logprobs(row: npt.NDArray[np.float32], chosen: int, count: int) -> tuple[flo
     logits = row.astype(np.float64)
     peak = logits.max()
     values = logits - (peak + math.log(np.exp(logits - peak).sum()))
-    top = np.argsort(-values, kind="stable")[:count]
+    top = likeliest(values, count)
     return float(values[chosen]), [(int(token), float(values[token])) for token in top]

@@ -1,0 +1,136 @@
+"""Does an import through the daemon survive what happens to engines and disks, and does the daemon survive it too?"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from nvstream.v1 import models_pb2 as models
+from support.daemon import DEADLINE, Daemon, running
+from support.files import SMOLLM2
+from support.random_gguf import tiny
+from unit.weights.models import make
+
+MIB = 1 << 20
+PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon with an empty store and a directory of models."""
+    (tmp_path / "models").mkdir()
+    with running(tmp_path / "daemon", "--model-directory", str(tmp_path / "models")) as started:
+        yield started
+
+
+def start(daemon: Daemon, source: Path, **request: object) -> Iterator[models.ImportResponse]:
+    message = models.ImportRequest(source=str(source), **request)  # type: ignore[arg-type]
+    stream: Iterator[models.ImportResponse] = daemon.models.Import(message, timeout=DEADLINE)
+    return stream
+
+
+def engines(daemon: Daemon) -> list[int]:
+    """The daemon's children."""
+    return [int(pid) for path in Path(f"/proc/{daemon.process.pid}/task").glob("*/children")
+            for pid in path.read_text().split()]
+
+
+def refused(call: object) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as error:
+        call() if callable(call) else list(call)  # type: ignore[call-overload]
+    return error.value
+
+
+@pytest.mark.slow
+def test_an_import_whose_engine_is_killed_resumes_and_answers_like_its_source(daemon: Daemon, tmp_path: Path) -> None:
+    stream = start(daemon, SMOLLM2, name="packed", directories=[str(tmp_path / "a"), str(tmp_path / "b")])
+    first = next(stream).progress
+    (engine,) = engines(daemon)
+    os.kill(engine, signal.SIGKILL)
+    lost = refused(stream)
+    assert lost.code() == grpc.StatusCode.UNAVAILABLE
+    assert "packed" not in {model.name for model in daemon.models.List(models.ListRequest()).models
+                            if model.state == models.MODEL_STATE_SERVING}
+    half = refused(lambda: daemon.load("packed", 60 * MIB))
+    assert half.code() == PRECONDITION and "run it again" in str(half.details())
+    daemon.unload("packed")
+    events = list(start(daemon, SMOLLM2, name="packed", directories=[str(tmp_path / "a"), str(tmp_path / "b")]))
+    last = events[-2].progress
+    assert first.bytes_done <= last.bytes_resumed < last.bytes_total == last.bytes_done
+    assert events[-1].imported.name == "packed"
+    packed = daemon.models.Get(models.GetRequest(model="packed"), timeout=DEADLINE).model
+    assert packed.facts.format == models.MODEL_FORMAT_PACKED
+    daemon.load("packed", 60 * MIB)
+    assert daemon.generate("packed", "The capital of France is", max_tokens=1).text == " Paris"
+
+
+def test_a_flipped_bit_is_found_at_load(daemon: Daemon, tmp_path: Path) -> None:
+    source = make(tmp_path / "source.gguf", tiny(layers=3))
+    store = Path(list(start(daemon, source, name="tiny"))[-1].imported.path)
+    stored = json.loads((store / "manifest.json").read_text())
+    with (store / "part-0.bin").open("r+b") as part:
+        part.seek(stored["layers"][1]["extents"][0]["offset"] + 77)
+        byte = part.read(1)[0]
+        part.seek(-1, os.SEEK_CUR)
+        part.write(bytes([byte ^ 1]))
+    error = refused(lambda: daemon.load("tiny", 4 * MIB))
+    assert error.code() == PRECONDITION
+    assert all(word in str(error.details()) for word in ("part-0.bin", "layer.1", "import"))
+
+
+def test_traps_in_a_directory_of_models_hold_nobody_up(daemon: Daemon, tmp_path: Path) -> None:
+    """Whoever may write there can put anything there; the daemon answers them, and goes on answering others."""
+    directory = tmp_path / "models"
+    os.mkfifo(directory / "fifo.gguf")
+    (directory / "device.gguf").symlink_to("/dev/zero")
+    make(tmp_path / "source.gguf")
+    packed = Path(list(start(daemon, tmp_path / "source.gguf", name="good"))[-1].imported.path)
+    for name, part in (("passwords", "/etc/shadow"), ("waiting", str(directory / "fifo.gguf"))):
+        trap = directory / f"{name}.nvs"
+        trap.mkdir()
+        (trap / "header.gguf").write_bytes((packed / "header.gguf").read_bytes())
+        stored = json.loads((packed / "manifest.json").read_text())
+        (trap / "manifest.json").write_text(json.dumps({**stored, "parts": [part]}))
+    for name in ("fifo", "device", "passwords", "waiting"):
+        error = refused(lambda name=name: daemon.models.Get(models.GetRequest(model=name), timeout=DEADLINE))
+        assert error.code() == PRECONDITION, name
+        assert refused(lambda name=name: daemon.load(name, 4 * MIB)).code() == PRECONDITION
+    assert daemon.models.Get(models.GetRequest(model="good"), timeout=DEADLINE).model.facts.layers == 2
+
+
+def test_a_packed_model_cannot_be_imported_over_itself(daemon: Daemon, tmp_path: Path) -> None:
+    make(tmp_path / "source.gguf")
+    store = Path(list(start(daemon, tmp_path / "source.gguf", name="tiny"))[-1].imported.path)
+    assert refused(start(daemon, store)).code() == grpc.StatusCode.INVALID_ARGUMENT
+    daemon.load("tiny", 4 * MIB)
+
+
+@contextmanager
+def small_disk(disk: Path, size: int) -> Iterator[Path]:
+    """A file system of `size` bytes."""
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root mounts a small disk: run the tests as root too")
+def test_a_full_disk_is_told_and_the_import_succeeds_once_there_is_room(daemon: Daemon, tmp_path: Path) -> None:
+    make(tmp_path / "source.gguf")
+    with small_disk(tmp_path / "disk", MIB) as disk:
+        (disk / "ballast").write_bytes(bytes(1000 << 10))
+        error = refused(start(daemon, tmp_path / "source.gguf", name="tiny", directories=[str(disk)]))
+        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert all(word in str(error.details()) for word in (str(disk), "MiB", "again"))
+        (disk / "ballast").unlink()
+        assert list(start(daemon, tmp_path / "source.gguf", name="tiny", directories=[str(disk)]))[-1].imported.path

@@ -44,25 +44,31 @@ class Output:
         self._stops = tuple(stops)
         self._tokens: list[int] = []
         self._text = ""
+        # Where in `_text` a token ends and no code point is open: [tokens, characters], oldest first.
+        self._cuts: list[tuple[int, int]] = []
 
     def push(self, token: int) -> Piece | None:
         """Takes a generated token; returns what may be shown now, None when nothing may."""
         self._tokens.append(token)
         self._text += self._detokenizer.push(token)
+        if not self._detokenizer.pending:
+            self._cuts.append((len(self._tokens), len(self._text)))
         stop = first_stop(self._text, self._stops)
         if stop is not None:
-            return self._take(self._text[: stop[0]], stop[1])
-        if self._detokenizer.pending or held_back(self._text, self._stops):
-            return None
-        return self._take(self._text)
+            return self._take(len(self._tokens), self._text[: stop[0]], stop[1])
+        safe = len(self._text) - held_back(self._text, self._stops)
+        ready = [cut for cut in self._cuts if cut[1] <= safe]
+        return self._take(ready[-1][0], self._text[: ready[-1][1]]) if ready else None
 
     def flush(self) -> Piece | None:
         """Whatever was held back, at the end; an open code point becomes U+FFFD."""
         self._text += self._detokenizer.flush()
-        return self._take(self._text) if self._tokens else None
+        return self._take(len(self._tokens), self._text) if self._tokens else None
 
-    def _take(self, text: str, stop: str | None = None) -> Piece:
-        piece = Piece(tuple(self._tokens), text, stop)
-        self._tokens.clear()
-        self._text = ""
+    def _take(self, count: int, text: str, stop: str | None = None) -> Piece:
+        """Gives out the first `count` tokens, whose text is `text`; with a stop string nothing remains."""
+        piece = Piece(tuple(self._tokens[:count]), text, stop)
+        del self._tokens[:count]
+        self._text = self._text[len(text) :] if self._tokens else ""
+        self._cuts = [(tokens - count, end - len(text)) for tokens, end in self._cuts if tokens > count]
         return piece

@@ -1,9 +1,18 @@
-"""Which tokens keep the text within a JSON schema? Through llguidance."""
+"""Which tokens keep the text within a JSON schema? Through llguidance.
+
+A schema comes from a user and may be made to hurt: it is compiled first where it can be killed (`constraint_check`),
+then here; every later step is bounded by the limits below.
+"""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
 
 import llguidance
 import numpy as np
@@ -12,7 +21,18 @@ import numpy.typing as npt
 from nvstreamd.engine.tokenizer import Tokenizer
 from nvstreamd.errors import InvalidRequest
 
-LONGEST_SCHEMA = 1 << 20
+LONGEST_SCHEMA: Final = 1 << 20
+CHECK_CPU_SECONDS: Final = 3
+CHECK_SECONDS: Final = 30.0
+CHECK_MEMORY: Final = 1 << 30
+REMEMBERED_SCHEMAS: Final = 1024
+# A state of the lexer takes 1 to 2 kB, and a request keeps its own: at most some 50 MB.
+LIMITS: Final[dict[str, Any]] = {"initial_lexer_fuel": 1_000_000, "step_lexer_fuel": 200_000, "step_max_items": 50_000,
+                 "max_items_in_row": 2000, "max_lexer_states": 30_000, "max_grammar_size": 200_000,
+                 "verbose_errors": False}
+# Between two parts of the JSON: as much as indentation needs. Without a bound a small model never leaves it.
+WHITESPACE: Final = r"[\x20\x0A\x0D\x09]{1,64}"
+FIELD: Final = "options.json_schema"
 
 
 class _Vocabulary:
@@ -38,30 +58,71 @@ class Constraints:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._llguidance: Any = None
+        self._checked: OrderedDict[bytes, None] = OrderedDict()
 
     def json_schema(self, schema: str) -> Constraint:
         """The constraint of a JSON schema. Raises InvalidRequest saying what is wrong with it."""
         if len(schema) > LONGEST_SCHEMA:
             raise InvalidRequest(f"the schema has {len(schema)} characters", f"at most {LONGEST_SCHEMA} are accepted",
-                                 field="options.json_schema")
+                                 field=FIELD)
         if not self._tokenizer.eog_ids:
-            raise InvalidRequest("the model has no end-of-generation token", "a schema needs one",
-                                 field="options.json_schema")
+            raise InvalidRequest("the model has no end-of-generation token", "a schema needs one", field=FIELD)
+        self._check(schema)
         if self._llguidance is None:
             wrapped = llguidance.TokenizerWrapper(_Vocabulary(self._tokenizer))
             self._llguidance = llguidance.LLTokenizer(wrapped, eos_token=sorted(self._tokenizer.eog_ids))
         try:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema)
+            # Options can be given to an object only, and `true` means the same as no condition.
+            text = "{}" if schema.strip() == "true" else schema
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(text, {"whitespace_pattern": WHITESPACE})
         except ValueError as error:
             raise self._refused(str(error)) from error
-        matcher = llguidance.LLMatcher(self._llguidance, grammar, log_level=0)
+        limits = llguidance.LLParserLimits(**LIMITS)
+        matcher = llguidance.LLMatcher(self._llguidance, grammar, log_level=0, limits=limits)
         if matcher.is_error():
-            raise self._refused(matcher.get_error())
-        return Constraint(matcher, self._tokenizer.vocab_size)
+            raise self._refused(problem_of(matcher))
+        constraint = Constraint(matcher, self._tokenizer.vocab_size)
+        constraint.allowed()  # a schema that no text meets is found here, not in the middle of a pass
+        return constraint
+
+    def _check(self, schema: str) -> None:
+        """Compiles a schema that is new in a process with limits. Raises InvalidRequest."""
+        encoded = schema.encode()
+        digest = sha256(encoded).digest()
+        if digest in self._checked:
+            self._checked.move_to_end(digest)
+            return
+        try:
+            done = subprocess.run(_check_command(), input=encoded, capture_output=True, env={}, cwd="/",
+                                  timeout=CHECK_SECONDS, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise self._too_complex() from error
+        if done.stdout:
+            raise self._refused(done.stdout.decode("utf-8", "replace"))
+        if done.returncode:
+            raise self._too_complex()
+        self._checked[digest] = None
+        if len(self._checked) > REMEMBERED_SCHEMAS:
+            self._checked.popitem(last=False)
+
+    def _too_complex(self) -> InvalidRequest:
+        return InvalidRequest(
+            f"compiling the JSON schema takes more than {CHECK_CPU_SECONDS} s or {CHECK_MEMORY >> 20} MiB",
+            "use fewer patterns in allOf, shorter lists and ranges", field=FIELD)
 
     def _refused(self, problem: str) -> InvalidRequest:
-        return InvalidRequest(f"the JSON schema is not usable: {problem[:500]}", "see json-schema.org",
-                              field="options.json_schema")
+        return InvalidRequest(f"the JSON schema is not usable: {problem[:500]}", "see json-schema.org", field=FIELD)
+
+
+def _check_command() -> list[str]:
+    site = Path(llguidance.__file__).parent.parent
+    script = Path(__file__).with_name("constraint_check.py")
+    return [sys.executable, "-I", "-S", str(script), str(site), str(CHECK_CPU_SECONDS), str(CHECK_MEMORY)]
+
+
+def problem_of(matcher: Any) -> str:
+    """What a matcher gave up for, without the dump of its state."""
+    return str(matcher.get_error()).split("\n<", 1)[0][:500]
 
 
 class Constraint:
@@ -75,16 +136,16 @@ class Constraint:
         """[vocabulary] bool: the tokens that may come next. Raises InvalidRequest when the matcher gave up."""
         packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         if self._matcher.is_error():
-            raise InvalidRequest(f"the JSON schema became too complex: {self._matcher.get_error()[:500]}",
-                                 "simplify it", field="options.json_schema")
+            raise InvalidRequest(f"the JSON schema allows no text, or is too complex: {problem_of(self._matcher)}",
+                                 "simplify it", field=FIELD)
         bits = np.unpackbits(packed, bitorder="little")[: self._vocabulary].astype(bool)
         return np.pad(bits, (0, self._vocabulary - len(bits)))
 
     def advance(self, tokens: Sequence[int]) -> None:
-        """Takes tokens that were chosen."""
+        """Takes tokens that were chosen. What the schema forbids, or finds too hard, is told by `allowed`."""
         self._matcher.consume_tokens(list(tokens))
 
     @property
     def complete(self) -> bool:
-        """Whether nothing may follow."""
-        return bool(self._matcher.is_stopped())
+        """Whether nothing may follow. A matcher that gave up is not complete: the text is not valid."""
+        return bool(self._matcher.is_stopped()) and not self._matcher.is_error()

@@ -65,7 +65,8 @@ class Models(ModelsServicer):
             raise InvalidRequest(f"{name[:80]!r} is no model name", "letters, digits, '.', '_' and '-'", field="name")
         if name in self._importing:
             raise InvalidRequest(f"{name} is being imported already", "wait for it", field="name")
-        if name in self.catalog.served:
+        served = self.catalog.served.get(name)
+        if served is not None and served.state != models.MODEL_STATE_FAILED:
             raise InvalidRequest(f"{name} is loaded", "unload it, or choose another name", field="name")
         relative = [d for d in directories if not Path(d).is_absolute()]
         if relative:

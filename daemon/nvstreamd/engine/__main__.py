@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nvstreamd.engine.channel import Channel
 from nvstreamd.errors import NvstreamError, ProtocolError
-from nvstreamd.weights.files import OpenFile, adopt
+from nvstreamd.weights.files import OpenFile, adopt, open_all
 from nvstreamd.wire.engine_pb2 import File, Load, Pack, ToEngine
 
 
@@ -63,6 +63,7 @@ def _pack(channel: Channel, command: Pack, files: list[OpenFile]) -> None:
     from nvstream.v1.models_pb2 import ImportProgress
     from nvstreamd.engine.describe import facts, read_model
     from nvstreamd.weights.importer import Importer, Progress
+    from nvstreamd.weights.store import files_of
     from nvstreamd.wire.engine_pb2 import Described, FromEngine, PackProgress
 
     model = read_model(files)
@@ -73,7 +74,9 @@ def _pack(channel: Channel, command: Pack, files: list[OpenFile]) -> None:
 
     importer = Importer(command.name, model.manifest, model.data, [Path(d) for d in command.directories])
     home = importer.run(report)
-    channel.send(FromEngine(described=Described(facts=facts(model), path=str(home))))
+    with ExitStack() as stack:
+        packed = read_model(open_all(files_of(home), stack))
+        channel.send(FromEngine(described=Described(facts=facts(packed), path=str(home))))
 
 
 def _serve(channel: Channel, command: Load, files: list[OpenFile]) -> None:

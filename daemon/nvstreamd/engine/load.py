@@ -30,7 +30,7 @@ from nvstreamd.kernels.torch_ops import TorchOps
 from nvstreamd.kernels.workers import Workers
 from nvstreamd.weights.embedding import EmbeddingRows
 from nvstreamd.weights.manifest import ALIGNMENT, Segment
-from nvstreamd.weights.placement import Plan, Rates, mib, minimum_budget, plan
+from nvstreamd.weights.placement import Plan, Rates, check_budget, mib, minimum_budget, plan
 from nvstreamd.weights.slots import Slots
 from nvstreamd.weights.streamer import Streamer
 
@@ -71,10 +71,7 @@ def sizes_of(model: ModelFile) -> list[int]:
 def arena_size(model: ModelFile, budget: int) -> int:
     """Bytes of weights that will be in memory at most. Raises BudgetTooSmall with the smallest workable figure."""
     sizes, constants = sizes_of(model), model.manifest.constants.nbytes
-    smallest = minimum_budget(sizes, constants)
-    if budget < smallest:
-        raise BudgetTooSmall(f"{model.data[0].path}: a budget of {mib(budget)} is too small",
-                             f"the smallest that works is {mib(smallest)}", field="budget")
+    check_budget(model.data[0].path, budget, minimum_budget(sizes, constants))
     return min(budget // ALIGNMENT * ALIGNMENT, sum(sizes) + constants)
 
 

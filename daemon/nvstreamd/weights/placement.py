@@ -46,6 +46,13 @@ def minimum_budget(sizes: Sequence[int], constants: int) -> int:
     return constants + min(sum(sizes), FEWEST_SLOTS * max(sizes))
 
 
+def check_budget(what: str, budget: int, smallest: int) -> None:
+    """Raises BudgetTooSmall with the smallest workable figure. In bytes: rounded, the two could read the same."""
+    if budget < smallest:
+        raise BudgetTooSmall(f"a budget of {budget} bytes is too small for {what}, it needs {smallest}",
+                             f"the smallest that works is {mib(smallest)}", field="budget")
+
+
 def mib(size: int) -> str:
     """A size as a person writes it, rounded up so that the figure works when it is typed back."""
     return f"{-(-size // MIB)}MiB"
@@ -91,12 +98,7 @@ def plan(sizes: Sequence[int], constants: int, budget: int, in_flight: int, rate
     total = sum(sizes)
     if budget >= total + constants:
         return Plan(budget, frozenset(range(len(sizes))), total + constants, 0, 0, 0, predict(0, total, rates))
-    smallest = minimum_budget(sizes, constants)
-    if budget < smallest:
-        raise BudgetTooSmall(
-            f"a budget of {budget} bytes is too small for this model, it needs {smallest}",
-            f"the smallest that works is {mib(smallest)}", field="budget",
-        )
+    check_budget("this model", budget, minimum_budget(sizes, constants))
     slot_bytes = max(sizes)
     affordable = (budget - constants) // slot_bytes
     slots = min(affordable, slots_wanted(slot_bytes, in_flight, len(sizes), rates))

@@ -172,5 +172,5 @@ class Model(RuleBasedStateMachine):
 
 
 def test_any_order_of_calls_agrees_with_the_description() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Model, settings=settings(derandomize=True, deadline=None, max_examples=80, stateful_step_count=40))

@@ -239,5 +239,5 @@ class Traffic(RuleBasedStateMachine):
 
 
 def test_traffic_in_any_order() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Traffic, settings=settings(derandomize=True, deadline=None, max_examples=60, stateful_step_count=40))

@@ -116,8 +116,11 @@ def parse(path: str, metadata: Mapping[str, object], shapes: Mapping[str, tuple[
 
 
 def _rope_scale(keys: Keys) -> float:
-    """What positions are multiplied by: 1, or 1/factor for linear scaling."""
-    kind = keys.metadata.get(f"{keys.architecture}.rope.scaling.type", "none")
+    """What positions are multiplied by: 1, or 1/factor for linear scaling, which a factor without a type means."""
+    if f"{keys.architecture}.rope.scale_linear" in keys.metadata:
+        raise keys.bad("rope.scale_linear", "is a key of old files", "convert the model again")
+    has_factor = f"{keys.architecture}.rope.scaling.factor" in keys.metadata
+    kind = keys.metadata.get(f"{keys.architecture}.rope.scaling.type", "linear" if has_factor else "none")
     if kind not in ("none", "linear"):
         raise keys.bad("rope.scaling.type", f"is {str(kind)[:60]!r}",
                        "none, linear and Llama 3's rope_freqs are supported")
@@ -150,8 +153,11 @@ def _check_numbers(keys: Keys, hyper: Hyper) -> None:
                            f"at most {MOST_VOCABULARY} are supported", field="token_embd.weight")
     if hyper.heads % hyper.kv_heads:
         raise keys.bad("attention.head_count_kv", f"is {hyper.kv_heads}, no divisor of {hyper.heads}")
-    if hyper.rope_dim % 2:
-        raise keys.bad("rope.dimension_count", f"is {hyper.rope_dim}, odd")
+    if hyper.rope_dim != hyper.head_dim or hyper.rope_dim % 2:
+        raise keys.bad("rope.dimension_count", f"is {hyper.rope_dim}, expected the even head size {hyper.head_dim}",
+                       "heads that are turned in part are not supported")
+    if keys.metadata.get(f"{keys.architecture}.attention.causal", True) is not True:
+        raise keys.bad("attention.causal", "is false", "such models are not supported")
     if keys.metadata.get(f"{keys.architecture}.attention.value_length", hyper.head_dim) != hyper.head_dim:
         raise keys.bad("attention.value_length", "differs from key_length", "such models are not supported")
     if keys.metadata.get(f"{keys.architecture}.expert_count", 0):

@@ -37,6 +37,7 @@ from nvstreamd.weights.streamer import Streamer
 BLOCK = 1 << 20
 DEPTH = 16
 MEASURE_SECONDS = 0.3
+WARM_UP = 4
 MEASURE_BYTES = 1 << 30
 
 
@@ -159,7 +160,7 @@ def _time_segment(model: ModelFile, segment: Segment, view: SegmentView, ops: To
         else:
             decoder_layer(hyper, ops, view, x.clone(), angles, attention, 0)
 
-    return median_seconds(once, 4)
+    return median_seconds(once, 5)
 
 
 def _one_layer(model: ModelFile) -> Hyper:
@@ -167,8 +168,9 @@ def _one_layer(model: ModelFile) -> Hyper:
 
 
 def median_seconds(work: Callable[[], None], times: int) -> float:
-    """The median duration of `work`, the first call (which warms up) left out."""
-    work()
+    """The median duration of `work`, warmed up: caches, clocks and torch's own choices settle over a few calls."""
+    for _ in range(WARM_UP):
+        work()
     durations = []
     for _ in range(times):
         start = time.perf_counter()

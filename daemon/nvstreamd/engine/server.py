@@ -103,7 +103,11 @@ class Server:
         if verdict is not None:
             self._end(request, *verdict)
             return
-        self._announce(request, self.scheduler.add(request))
+        try:
+            self._announce(request, self.scheduler.add(request))
+        except NvstreamError as error:
+            self._drop(request)
+            self.channel.fail(error, request.id)
 
     def _announce(self, request: Request, position: int) -> None:
         """Says where in the queue a request is; 0: it takes part in the next pass."""
@@ -140,10 +144,12 @@ class Server:
         self.scheduler.computed(work)
         resident = self.loaded.streamer.counters.resident_bytes - before
         rows = iter(logits)
+        vocabulary = self.prompts.tokenizer.vocab_size
         for item in work:
             self._account(item, resident)
             if item.samples:
-                self._sample(item.request, next(rows).numpy())
+                # An embedding may have more rows than the tokenizer has tokens: no text has those.
+                self._sample(item.request, next(rows)[:vocabulary].numpy())
             else:
                 done = min(item.request.computed, item.request.prompt_length)
                 self.channel.send(FromEngine(

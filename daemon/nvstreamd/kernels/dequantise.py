@@ -157,7 +157,8 @@ def iq4_xs(blocks: torch.Tensor) -> torch.Tensor:
 def mxfp4(blocks: torch.Tensor) -> torch.Tensor:
     """E8M0 exponent, 32 E2M1 numbers (OCP Microscaling Formats, section 5)."""
     levels = torch.tensor(E2M1_LEVELS_DOUBLED, dtype=torch.float32)
-    scale = torch.ldexp(torch.ones(()), blocks[:, :1].to(torch.int32) - 128)
+    exponents = blocks[:, :1].to(torch.int32) - 128
+    scale = torch.ldexp(torch.ones_like(exponents, dtype=torch.float32), exponents)
     return levels[nibbles(blocks[:, 1:]).to(torch.int64)].mul_(scale)
 
 

@@ -26,6 +26,7 @@ WRONG: list[tuple[str, object]] = [
     ("attention.head_count_kv", 3), ("attention.head_count_kv", 0), ("attention.head_count_kv", 8),
     ("attention.key_length", 0), ("attention.key_length", 17), ("attention.value_length", 8),
     ("attention.value_length", "16"), ("rope.dimension_count", 15), ("rope.dimension_count", 32),
+    ("rope.dimension_count", 8), ("rope.scale_linear", 4.0), ("attention.causal", False),
     ("rope.freq_base", NAN), ("rope.freq_base", INFINITE), ("rope.freq_base", 0.0), ("rope.freq_base", -1.0),
     ("rope.freq_base", DENORMAL), ("rope.freq_base", "10000"), ("rope.freq_base", struct.pack("<Id", F64, 1e300)),
     ("attention.layer_norm_rms_epsilon", NAN), ("attention.layer_norm_rms_epsilon", -1e-5),

@@ -118,6 +118,8 @@ def test_a_packed_model_gives_the_same_answer(daemon: Daemon, name: str, undistu
     assert events[-1].imported.name == "packed"
     progress = [event.progress.bytes_done for event in events[:-1]]
     assert progress == sorted(progress) and progress[-1] == events[-2].progress.bytes_total
+    on_drives = [sum(file.stat().st_size for file in drive.rglob("part-*.bin")) for drive in drives]
+    assert min(on_drives) > 40 * MIB and not list((daemon.socket.parent / "store").rglob("part-*"))
     daemon.load("packed", 40 * MIB)
     try:
         assert ids_of(daemon.generate_all("packed", PROMPTS, max_tokens=TOKENS)) == undisturbed

@@ -75,11 +75,10 @@ class Models(ModelsServicer):
 
     async def _import(self, source: Path, name: str,
                       request: models.ImportRequest) -> AsyncIterator[models.ImportResponse]:
+        # The manifest goes to the store, so that the model is found again.
         store = self.catalog.config.store
         directories = [Path(directory) for directory in request.directories] or [store]
-        # The first directory holds the manifest: the store, so that the model is found again.
-        homes = directories if directories[0] == store else [store, *directories]
-        async for report in pack(source, name, homes, self.catalog.config.engine_user):
+        async for report in pack(source, name, store, directories, self.catalog.config.engine_user):
             if isinstance(report, models.ImportProgress):
                 yield models.ImportResponse(progress=report)
             else:

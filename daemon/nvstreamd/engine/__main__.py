@@ -72,7 +72,8 @@ def _pack(channel: Channel, command: Pack, files: list[OpenFile]) -> None:
         message = ImportProgress(bytes_done=progress.done, bytes_total=progress.total, bytes_resumed=progress.resumed)
         channel.send(FromEngine(pack_progress=PackProgress(progress=message)))
 
-    importer = Importer(command.name, model.manifest, model.data, [Path(d) for d in command.directories])
+    directories = [Path(directory) for directory in command.directories]
+    importer = Importer(command.name, model.manifest, model.data, directories, Path(command.home))
     home = importer.run(report)
     with ExitStack() as stack:
         packed = read_model(open_all(files_of(home), stack))

@@ -39,12 +39,12 @@ async def describe(path: Path, user: str | None) -> ModelFacts:
             await engine.stop()
 
 
-async def pack(path: Path, name: str, directories: Sequence[Path],
+async def pack(path: Path, name: str, home: Path, directories: Sequence[Path],
                user: str | None) -> AsyncIterator[ImportProgress | Described]:
     """Progress of an import, then its result. Raises NvstreamError; closing the iterator stops the import."""
     with ExitStack() as stack:
         files: list[OpenFile] = open_all(paths_of(path), stack)
-        command = Pack(files=named(files), name=name, directories=[str(directory) for directory in directories])
+        command = Pack(files=named(files), name=name, home=str(home), directories=list(map(str, directories)))
         engine = EngineProcess(user)
         await engine.start(ToEngine(pack=command), files)
         try:

@@ -60,9 +60,13 @@ class Progress:
 
 
 class Importer:
-    """One import. `run` may be called again after any interruption, with the same arguments."""
+    """One import. `run` may be called again after any interruption, with the same arguments.
 
-    def __init__(self, name: str, manifest: Manifest, files: Sequence[OpenFile], directories: Sequence[Path]) -> None:
+    Parts go to `directories`, one a drive; manifest and header to `home`, by default the first of them.
+    """
+
+    def __init__(self, name: str, manifest: Manifest, files: Sequence[OpenFile], directories: Sequence[Path],
+                 home: Path | None = None) -> None:
         if manifest.packed:
             raise InvalidRequest(f"{manifest.paths[0]} is part of a packed model already", "import a GGUF file",
                                  field="source")
@@ -73,12 +77,13 @@ class Importer:
         self.manifest = manifest
         self.files = files
         self.homes = [Path(os.path.abspath(directory / f"{name}{SUFFIX}")) for directory in directories]
+        self.index = Path(os.path.abspath((home or directories[0]) / f"{name}{SUFFIX}"))
         self.layout = lay_out(manifest, len(directories))
         self._done = 0
         self._resumed = 0
 
     def run(self, report: Callable[[Progress], None]) -> Path:
-        """Writes the store; returns its first directory. Raises StorageFull, StorageError or ModelChanged."""
+        """Writes the store; returns the directory of its manifest. Raises StorageFull, StorageError or ModelChanged."""
         self._done = self._resumed = 0
         try:
             return self._run(report)
@@ -87,13 +92,13 @@ class Importer:
 
     def _run(self, report: Callable[[Progress], None]) -> Path:
         with ExitStack() as stack:
-            for home in self.homes:
+            for home in (self.index, *self.homes):
                 home.mkdir(parents=True, exist_ok=True)
             self._lock(stack)
             self._check_space()
             known = self._journal()
             parts = self._open_parts(stack)
-            journal = stack.enter_context((self.homes[0] / JOURNAL_NAME).open("a"))
+            journal = stack.enter_context((self.index / JOURNAL_NAME).open("a"))
             checksums = []
             sources = (self.manifest.constants, *self.manifest.passes_over)
             for source, target in zip(sources, self.layout.segments, strict=True):
@@ -102,16 +107,16 @@ class Importer:
             table = self._embedding(parts[0])
             self._check_sources()
             self._finish(parts, self._stored(checksums, table))
-        return self.homes[0]
+        return self.index
 
     def _lock(self, stack: ExitStack) -> None:
         """An engine that lost its daemon goes on for a moment; two at once would mix their segments."""
-        fd = os.open(self.homes[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(self.index, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StorageError(f"{self.homes[0]}: another import writes it", "wait for its end, then run this again"
+            raise StorageError(f"{self.index}: another import writes it", "wait for its end, then run this again"
                                ) from None
 
     def _check_space(self) -> None:
@@ -149,11 +154,11 @@ class Importer:
 
     def _journal(self) -> dict[str, int]:
         """{segment: checksum} of an earlier attempt at the same import; starts a new journal otherwise."""
-        path = self.homes[0] / JOURNAL_NAME
+        path = self.index / JOURNAL_NAME
         identity = json.dumps(self._identity())
         known = journaled(path, identity)
         # An older store of this name is no longer whole from here on.
-        (self.homes[0] / MANIFEST_NAME).unlink(missing_ok=True)
+        (self.index / MANIFEST_NAME).unlink(missing_ok=True)
         # Written anew: what is appended must not end up behind half a line.
         lines = [identity, *(json.dumps([name, f"{checksum:016x}"]) for name, checksum in known.items())]
         write_whole(path, "".join(line + "\n" for line in lines).encode())
@@ -207,21 +212,22 @@ class Importer:
 
     def _finish(self, parts: list[int], stored: StoredModel) -> None:
         """Header, then manifest, each durable before the next."""
-        for part, home in zip(parts, self.homes, strict=True):
+        for part in parts:
             os.fsync(part)
+        for home in {self.index, *self.homes}:
             sync_directory(home)
             sync_directory(home.parent)
         _, _, base = read_header(self.files[0])
         # A part without tensors may end before the padding.
         header = memoryview(bytearray(min(base, self.files[0].size)))
         read_into(self.files[0], 0, header)
-        write_whole(self.homes[0] / HEADER_NAME, bytes(header))
+        write_whole(self.index / HEADER_NAME, bytes(header))
         content = stored.model_dump_json().encode()
         if len(content) > LARGEST_MANIFEST:
-            raise StorageError(f"{self.homes[0]}: a manifest of {len(content)} bytes is too large",
+            raise StorageError(f"{self.index}: a manifest of {len(content)} bytes is too large",
                                "import into fewer directories")
-        write_whole(self.homes[0] / MANIFEST_NAME, content)
-        (self.homes[0] / JOURNAL_NAME).unlink(missing_ok=True)
+        write_whole(self.index / MANIFEST_NAME, content)
+        (self.index / JOURNAL_NAME).unlink(missing_ok=True)
 
     def _stored(self, checksums: Sequence[int], embedding: StoredEmbedding) -> StoredModel:
         segments = [_stored_segment(s, c) for s, c in zip(self.layout.segments, checksums, strict=True)]

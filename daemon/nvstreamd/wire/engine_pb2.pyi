@@ -172,21 +172,27 @@ class Pack(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     DIRECTORIES_FIELD_NUMBER: _builtins.int
+    HOME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    home: _builtins.str
+    """Where the manifest goes."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___File]: ...
     @_builtins.property
-    def directories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def directories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One a drive."""
+
     def __init__(
         self,
         *,
         files: _abc.Iterable[Global___File] | None = ...,
         name: _builtins.str = ...,
         directories: _abc.Iterable[_builtins.str] | None = ...,
+        home: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directories", b"directories", "files", b"files", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directories", b"directories", "files", b"files", "home", b"home", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -317,7 +317,7 @@ class ImportRequest(_message.Message):
     """The name to give it; unset: the file's name without its ending."""
     @_builtins.property
     def directories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Where the segments go, one directory a drive; empty: the server's store."""
+        """Where the segments go, one directory a drive; empty: the server's store, where the manifest goes in any case."""
 
     def __init__(
         self,

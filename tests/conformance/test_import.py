@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -17,6 +15,7 @@ from nvstream.v1 import models_pb2 as models
 from support.daemon import DEADLINE, Daemon, running
 from support.files import SMOLLM2
 from support.random_gguf import tiny
+from support.small_disk import needs_root, small_disk
 from unit.weights.models import make
 
 MIB = 1 << 20
@@ -113,18 +112,7 @@ def test_a_packed_model_cannot_be_imported_over_itself(daemon: Daemon, tmp_path:
     daemon.load("tiny", 4 * MIB)
 
 
-@contextmanager
-def small_disk(disk: Path, size: int) -> Iterator[Path]:
-    """A file system of `size` bytes."""
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk], check=True)
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root mounts a small disk: run the tests as root too")
+@needs_root
 def test_a_full_disk_is_told_and_the_import_succeeds_once_there_is_room(daemon: Daemon, tmp_path: Path) -> None:
     make(tmp_path / "source.gguf")
     with small_disk(tmp_path / "disk", MIB) as disk:

@@ -20,7 +20,7 @@ from typing import BinaryIO
 from nvstreamd import ggml
 from nvstreamd.ggml import GgmlType
 from support.random_blocks import BlockSource
-from support.vocab_gguf import encode_value
+from support.vocab_gguf import encode_string, encode_value
 from support.vocabularies import real_vocabulary, synthetic_vocabulary
 
 MAGIC = b"GGUF"
@@ -177,11 +177,6 @@ def hyperparameters(shape: Shape, options: Options) -> dict[str, object]:
     return {**general, **{f"{arch}.{key}": value for key, value in own.items()}}
 
 
-def _string(text: str) -> bytes:
-    raw = text.encode()
-    return struct.pack("<Q", len(raw)) + raw
-
-
 def _align(value: int, alignment: int) -> int:
     return -(-value // alignment) * alignment
 
@@ -190,12 +185,12 @@ def _header(metadata: Mapping[str, object], tensors: Sequence[TensorPlan], optio
     """Magic to the end of the tensor table, padded."""
     pairs = {key: value for key, value in metadata.items() if value is not None}
     pieces = [MAGIC, struct.pack("<IQQ", options.version, len(tensors), len(pairs))]
-    pieces += [_string(key) + encode_value(value) for key, value in pairs.items()]
+    pieces += [encode_string(key) + encode_value(value) for key, value in pairs.items()]
     offset = 0
     for tensor in tensors:
         dimensions = tensor.shape[::-1]
         pieces += [
-            _string(tensor.name),
+            encode_string(tensor.name),
             struct.pack(f"<I{len(dimensions)}QIQ", len(dimensions), *dimensions, tensor.type.id, offset),
         ]
         offset = _align(offset + tensor.nbytes, options.alignment)

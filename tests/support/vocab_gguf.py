@@ -14,14 +14,15 @@ from gguf import GGUFReader
 from gguf.constants import GGUF_MAGIC, GGUFValueType
 
 
-def _string(text: str) -> bytes:
+def encode_string(text: str) -> bytes:
+    """A GGUF string: eight bytes of length, then UTF-8."""
     raw = text.encode()
     return struct.pack("<Q", len(raw)) + raw
 
 
 def _array(values: list[object]) -> bytes:
     if values and isinstance(values[0], str):
-        kind, body = GGUFValueType.STRING, b"".join(_string(str(v)) for v in values)
+        kind, body = GGUFValueType.STRING, b"".join(encode_string(str(v)) for v in values)
     elif values and isinstance(values[0], float):
         kind, body = GGUFValueType.FLOAT32, struct.pack(f"<{len(values)}f", *values)
     else:
@@ -41,7 +42,7 @@ def encode_value(value: object) -> bytes:
         case float():
             return struct.pack("<If", GGUFValueType.FLOAT32, value)
         case str():
-            return struct.pack("<I", GGUFValueType.STRING) + _string(value)
+            return struct.pack("<I", GGUFValueType.STRING) + encode_string(value)
         case list():
             return _array(value)
     raise TypeError(type(value))
@@ -51,7 +52,7 @@ def write_vocab(path: Path, metadata: Mapping[str, object]) -> Path:
     """A GGUF v3 file of these pairs and no tensors."""
     pairs = {"general.architecture": "llama", **metadata}
     head = struct.pack("<IIQQ", GGUF_MAGIC, 3, 0, len(pairs))
-    path.write_bytes(head + b"".join(_string(key) + encode_value(value) for key, value in pairs.items()))
+    path.write_bytes(head + b"".join(encode_string(key) + encode_value(value) for key, value in pairs.items()))
     return path
 
 

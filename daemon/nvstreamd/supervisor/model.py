@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nvstream.v1 import inference_pb2 as public
 from nvstream.v1 import models_pb2 as models
-from nvstreamd.errors import EngineLost, ModelNotReady, NvstreamError, from_wire
+from nvstreamd.errors import EngineLost, ModelNotReady, NvstreamError, ProtocolError, from_wire
 from nvstreamd.supervisor.jobs import checked, paths_of
 from nvstreamd.supervisor.process import EngineProcess, named
 from nvstreamd.supervisor.stream import Encoding, Stream
@@ -100,7 +100,10 @@ class ServedModel:
             self._serve()
             loaded.set_result(None)
             await self._watch()
-        except NvstreamError as error:
+        except Exception as found:
+            # An engine parses hostile files, so its reports may be nonsense. Whatever that leads to, no stream may wait
+            # for ever and the model may not be called SERVING.
+            error = found if isinstance(found, NvstreamError) else ProtocolError(f"the engine's report: {found!r}")
             await self._give_up(error)
             if not loaded.done():
                 loaded.set_exception(error)

@@ -84,7 +84,9 @@ def requirements(what: str) -> list[str]:
 def stamp(what: str) -> Path:
     """A file that is there when this tree's requirements are installed."""
     digest = hashlib.sha256()
-    for path in (ROOT / "pyproject.toml", ROOT / "clients/python/pyproject.toml", Path(__file__)):
+    kernels = sorted((ROOT / "daemon/nvstreamd/kernels/cpu").iterdir())
+    for path in (ROOT / "pyproject.toml", ROOT / "clients/python/pyproject.toml", Path(__file__),
+                 ROOT / "scripts/build_kernels.py", *kernels):
         digest.update(path.read_bytes())
     return VENV / f"ready-{what}-{digest.hexdigest()[:16]}"
 

@@ -28,6 +28,7 @@ def arguments() -> argparse.Namespace:
                         help="a model to load at start (repeatable)")
     parser.add_argument("--threads", type=int, help="compute threads (default: all CPUs)")
     parser.add_argument("--backend", dest="backends", action="append", help="how to read: uring, pread (repeatable)")
+    parser.add_argument("--kernel", dest="kernels", action="append", help="what multiplies: cpu, torch (repeatable)")
     return parser.parse_args()
 
 

@@ -53,6 +53,7 @@ class Config(_Checked):
     model_directories: tuple[Path, ...] = ()
     models: tuple[ModelConfig, ...] = ()
     backends: Annotated[tuple[Literal["uring", "pread"], ...], Field(min_length=1)] = ("uring", "pread")
+    kernels: Annotated[tuple[Literal["cpu", "torch"], ...], Field(min_length=1)] = ("cpu", "torch")
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
     max_running: Annotated[int, Field(ge=1, le=256)] = 8
     max_queued: Annotated[int, Field(ge=0, le=10000)] = 64

@@ -119,6 +119,13 @@ class ProtocolError(NvstreamError):
     fatal = True
 
 
+class KernelError(NvstreamError):
+    """The library of C++ kernels does not fit, could not start or refused a call."""
+
+    status = "INTERNAL"
+    fatal = True
+
+
 def from_wire(status: str, message: str, hint: str, field: str) -> NvstreamError:
     """The error that an engine reported, with the status it named."""
     error = NvstreamError(message, hint, field=field)

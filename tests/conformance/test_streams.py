@@ -74,13 +74,17 @@ def test_a_json_schema_holds_at_any_temperature(smollm2: Daemon, name: str) -> N
 
 
 def test_chat_uses_the_models_template(smollm2: Daemon, name: str) -> None:
-    message = inference.ChatMessage(role="user", content="What is the capital of France?")
-    request = inference.ChatRequest(model=name, messages=[message], options=inference.Options(
-        max_tokens=12, sampling=inference.Sampling(temperature=0)))
+    """The same tokens as for the prompt that the template writes (ChatML, with SmolLM2's own system message)."""
+    question = "Hi!"
+    request = inference.ChatRequest(
+        model=name, messages=[inference.ChatMessage(role="user", content=question)],
+        options=inference.Options(max_tokens=40, sampling=inference.Sampling(temperature=0)))
     events = list(smollm2.inference.Chat(request))
-    text = "".join(event.delta.text for event in events)
-    assert "Paris" in text
-    assert events[-1].finished.reason == inference.FINISH_REASON_END
+    system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    written = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    generated = smollm2.generate(name, written, max_tokens=40)
+    assert [token for event in events for token in event.delta.token_ids] == generated.ids
+    assert events[-1].finished.reason == generated.finished.reason == inference.FINISH_REASON_END
 
 
 def test_tokenize_is_what_generate_sees(smollm2: Daemon, name: str) -> None:

@@ -17,7 +17,7 @@ from nvstreamd.engine.request import Request
 from nvstreamd.engine.sampling import Sampling
 from nvstreamd.engine.scheduler import Work
 from nvstreamd.engine.tokenizer import Detokenizer
-from nvstreamd.kernels.torch_attention import PAGE_TOKENS
+from nvstreamd.kernels.batch import PAGE_TOKENS
 from nvstreamd.weights.files import open_all
 
 Logits = npt.NDArray[np.float32]
@@ -26,12 +26,12 @@ MIB = 1 << 20
 
 
 @contextmanager
-def loaded(files: Sequence[Path], threads: int = 1, budget: int = 64 * MIB) -> Iterator[Loaded]:
+def loaded(files: Sequence[Path], threads: int = 1, budget: int = 64 * MIB, kernel: str = "cpu") -> Iterator[Loaded]:
     """A model in service."""
     torch.set_grad_enabled(False)
     with ExitStack() as stack:
         model = read_model(open_all(list(files), stack))
-        yield load(model, Wishes(budget, 64 * MIB, ("pread",), threads), stack)
+        yield load(model, Wishes(budget, 64 * MIB, ("pread",), (kernel,), threads), stack)
 
 
 def sequence(tokens: Sequence[int], pages: Sequence[int]) -> Request:

@@ -24,39 +24,24 @@ def rope_angles(frequencies: torch.Tensor, positions: torch.Tensor) -> tuple[tor
     return angles.cos().to(torch.float32), angles.sin().to(torch.float32)
 
 
-def project(ops: Ops, weights: LayerWeights, name: str, x: torch.Tensor) -> torch.Tensor:
-    """x through `name`.weight, plus `name`.bias where the layer has one."""
-    y = ops.linear(x, weights.matrix(f"{name}.weight"))
-    return y.add_(weights.vector(f"{name}.bias")) if weights.has(f"{name}.bias") else y
+def attention_block(hyper: Hyper, ops: Ops, weights: LayerWeights, x: torch.Tensor, attention: Attention,
+                    layer: int) -> None:
+    """The attention half of a layer, added to x [rows, width]."""
+    matrices = [weights.matrix(name) for name in ("attn_q", "attn_k", "attn_v")]
+    qkv = ops.project(x, weights.vector("attn_norm.weight"), hyper.epsilon, matrices)
+    names = ("attn_q_norm.weight", "attn_k_norm.weight") if hyper.family.qk_norm else ()
+    mixed = attention.attend(layer, qkv, [weights.vector(name) for name in names])
+    ops.add_linear(x, mixed, weights.matrix("attn_output"))
 
 
-def attention_block(hyper: Hyper, ops: Ops, weights: LayerWeights, x: torch.Tensor,
-                    angles: tuple[torch.Tensor, torch.Tensor], attention: Attention, layer: int) -> torch.Tensor:
-    """The attention half of a layer: x [rows, width] -> [rows, width], residual not yet added."""
-    rows = x.shape[0]
-    h = ops.rms_norm(x, weights.vector("attn_norm.weight"), hyper.epsilon)
-    q = project(ops, weights, "attn_q", h).view(rows, hyper.heads, hyper.head_dim)
-    k = project(ops, weights, "attn_k", h).view(rows, hyper.kv_heads, hyper.head_dim)
-    v = project(ops, weights, "attn_v", h).view(rows, hyper.kv_heads, hyper.head_dim)
-    if hyper.family.qk_norm:
-        q = ops.rms_norm(q, weights.vector("attn_q_norm.weight"), hyper.epsilon)
-        k = ops.rms_norm(k, weights.vector("attn_k_norm.weight"), hyper.epsilon)
-    q = ops.rope(q, *angles, hyper.family.interleaved_rope)
-    k = ops.rope(k, *angles, hyper.family.interleaved_rope)
-    return project(ops, weights, "attn_output", attention.attend(layer, q, k, v))
+def feed_forward_block(hyper: Hyper, ops: Ops, weights: LayerWeights, x: torch.Tensor) -> None:
+    """The gated feed-forward half of a layer, added to x [rows, width]."""
+    norm, gate, up = weights.vector("ffn_norm.weight"), weights.matrix("ffn_gate"), weights.matrix("ffn_up")
+    ops.add_linear(x, ops.gated(x, norm, hyper.epsilon, gate, up), weights.matrix("ffn_down"))
 
 
-def feed_forward_block(hyper: Hyper, ops: Ops, weights: LayerWeights, x: torch.Tensor) -> torch.Tensor:
-    """The gated feed-forward half of a layer, residual not yet added."""
-    h = ops.rms_norm(x, weights.vector("ffn_norm.weight"), hyper.epsilon)
-    gate = ops.linear(h, weights.matrix("ffn_gate.weight"))
-    up = ops.linear(h, weights.matrix("ffn_up.weight"))
-    return ops.linear(ops.swiglu(gate, up), weights.matrix("ffn_down.weight"))
-
-
-def decoder_layer(hyper: Hyper, ops: Ops, weights: LayerWeights, x: torch.Tensor,
-                  angles: tuple[torch.Tensor, torch.Tensor], attention: Attention, layer: int) -> torch.Tensor:
-    """One layer in place: x [rows, width] float32, returned."""
-    x += attention_block(hyper, ops, weights, x, angles, attention, layer)
-    x += feed_forward_block(hyper, ops, weights, x)
-    return x
+def decoder_layer(hyper: Hyper, ops: Ops, weights: LayerWeights, x: torch.Tensor, attention: Attention,
+                  layer: int) -> None:
+    """One layer in place: x [rows, width] float32."""
+    attention_block(hyper, ops, weights, x, attention, layer)
+    feed_forward_block(hyper, ops, weights, x)

@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 
 
 class LayerWeights(Protocol):
-    """A segment in memory, valid while its slot is held: what `linear` takes and what is small enough to copy."""
+    """A segment in memory, valid while its slot is held."""
 
     def matrix(self, name: str) -> Any:
-        """A handle that `Ops.linear` understands; its bytes stay in the slot."""
+        """`name`.weight, with `name`.bias where there is one, as `Ops` understands it; its bytes stay in the slot."""
 
     def vector(self, name: str) -> torch.Tensor:
         """A one-dimensional tensor as float32."""
 
-    def has(self, name: str) -> bool:
-        """Whether the layer brings that tensor."""
-
 
 class Ops(Protocol):
-    """A set of kernels. A row's result depends on that row alone, never on its neighbours."""
+    """A set of kernels. A row's result depends on that row alone, never on its neighbours.
 
-    def linear(self, x: torch.Tensor, weight: Any) -> torch.Tensor:
-        """x [rows, in] float32, rows a multiple of the row tile -> [rows, out] float32."""
+    x is [rows, in] float32, rows a multiple of the kernels' row tile. `norm` [in] and `epsilon` are those of RMSNorm:
+    x / sqrt(mean(x^2) + epsilon) * norm.
+    """
 
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-        """x [..., n] / rms(x) * weight [n]."""
+    def project(self, x: torch.Tensor, norm: torch.Tensor, epsilon: float, weights: Sequence[Any]
+                ) -> list[torch.Tensor]:
+        """RMSNorm of x, times each of the weights -> [rows, out] float32 each."""
 
-    def rope(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
-        """x [rows, heads, dim] turned by the angles of its row, cos and sin [rows, rope_dim / 2]."""
+    def gated(self, x: torch.Tensor, norm: torch.Tensor, epsilon: float, gate: Any, up: Any) -> torch.Tensor:
+        """h = RMSNorm of x; silu(h times gate) * (h times up) -> [rows, out] float32."""
 
-    def swiglu(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        """silu(gate) * up, elementwise."""
+    def add_linear(self, x: torch.Tensor, h: torch.Tensor, weight: Any) -> None:
+        """x [rows, out] += h [rows, in] times weight."""
 
 
 class Attention(Protocol):
-    """The keys and values of every sequence in the batch."""
+    """The keys and values of every sequence in the batch, and the angles of its rows."""
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Stores k, v [rows, kv_heads, dim], then attends q [rows, heads, dim] causally -> [rows, heads * dim]."""
+    def attend(self, layer: int, qkv: Sequence[torch.Tensor], norms: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Turns q and k, stores k and v, then attends causally -> [rows, heads * dim] float32.
+
+        qkv are [rows, heads * dim], the latter two of key-value heads; they may be overwritten. `norms` is empty, or
+        the RMSNorm weights [dim] of each head of q and of k.
+        """

@@ -19,15 +19,13 @@ from nvdma.select import Selection, probe
 from nvdma.types import Source
 from nvstream.v1.models_pb2 import Placement
 from nvstreamd.architectures.decoder import decoder_layer, inverse_frequencies, rope_angles
-from nvstreamd.architectures.hyper import Hyper
 from nvstreamd.engine.describe import ModelFile
-from nvstreamd.engine.kv_store import KvStore, PagedAttention, Rows, bytes_per_token
+from nvstreamd.engine.kv_store import bytes_per_token, heads_of, make_cache
 from nvstreamd.engine.runner import Runner
 from nvstreamd.engine.segment_view import SegmentView
 from nvstreamd.errors import BudgetTooSmall, StorageError
-from nvstreamd.kernels.torch_attention import PAGE_TOKENS
-from nvstreamd.kernels.torch_ops import TorchOps
-from nvstreamd.kernels.workers import Workers
+from nvstreamd.kernels.batch import PAGE_TOKENS, Batch, Span
+from nvstreamd.kernels.select import AnyOps, choose
 from nvstreamd.weights.embedding import EmbeddingRows
 from nvstreamd.weights.manifest import ALIGNMENT, Segment
 from nvstreamd.weights.placement import Plan, Rates, check_budget, mib, minimum_budget, plan
@@ -43,11 +41,12 @@ MEASURE_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a load asks for: ceilings in bytes, backends in order of preference, compute threads."""
+    """What a load asks for: ceilings in bytes, backends and kernels in order of preference, compute threads."""
 
     budget: int
     kv_budget: int
     backends: tuple[str, ...]
+    kernels: tuple[str, ...]
     threads: int
 
 
@@ -62,6 +61,7 @@ class Loaded:
     selection: Selection
     kv_pages: int
     slots: Slots
+    kernel_notes: tuple[str, ...]
 
 
 def sizes_of(model: ModelFile) -> list[int]:
@@ -89,9 +89,7 @@ def kv_page_count(model: ModelFile, kv_budget: int) -> int:
 def load(model: ModelFile, wishes: Wishes, stack: ExitStack) -> Loaded:
     """Opens the backend, measures, plans, reads what stays resident. `stack` undoes it. Raises NvstreamError."""
     pages = kv_page_count(model, wishes.kv_budget)
-    workers = Workers(wishes.threads)
-    workers.start(stack)
-    ops = TorchOps(workers)
+    kernels = choose(wishes.kernels, wishes.threads, stack)
     arena = Arena(arena_size(model, wishes.budget))
     try:
         stack.enter_context(arena)
@@ -99,7 +97,7 @@ def load(model: ModelFile, wishes: Wishes, stack: ExitStack) -> Loaded:
         stack.callback(selection.backend.close)
         read = read_rate(selection.backend, model, arena)
         block = min(BLOCK, selection.backend.facts.max_read)
-        compute = compute_rate(selection.backend, model, arena, ops, block)
+        compute = compute_rate(selection.backend, model, arena, kernels.ops, block)
     except DmaError as error:
         raise StorageError(str(error), error.hint) from error
     rates = Rates(read, compute)
@@ -112,8 +110,10 @@ def load(model: ModelFile, wishes: Wishes, stack: ExitStack) -> Loaded:
     streamer.fill_now(model.manifest.constants, constants)
     streamer.start(stack)
     embedding = EmbeddingRows(model.manifest.embedding, model.data)
-    runner = Runner(model.hyper, model.manifest, streamer, embedding, KvStore(model.hyper, pages), ops, constants)
-    return Loaded(runner, streamer, chosen, rates, selection, pages, slots)
+    cache = make_cache(model.hyper, pages)
+    runner = Runner(model.hyper, model.manifest, streamer, embedding, cache, kernels.ops, constants)
+    stack.callback(runner.forget_views)
+    return Loaded(runner, streamer, chosen, rates, selection, pages, slots, kernels.notes)
 
 
 def _select(model: ModelFile, wishes: Wishes, arena: Arena) -> Selection:
@@ -132,7 +132,7 @@ def read_rate(backend: Backend, model: ModelFile, arena: Arena) -> float:
     return found.bytes_per_second
 
 
-def compute_rate(backend: Backend, model: ModelFile, arena: Arena, ops: TorchOps, block: int) -> float:
+def compute_rate(backend: Backend, model: ModelFile, arena: Arena, ops: AnyOps, block: int) -> float:
     """Weight bytes a second that a pass of one tile multiplies from memory: one layer and one head piece, timed."""
     with ExitStack() as stack:
         slots = Slots(arena)
@@ -147,24 +147,20 @@ def compute_rate(backend: Backend, model: ModelFile, arena: Arena, ops: TorchOps
         return sum(sizes_of(model)) / seconds
 
 
-def _time_segment(model: ModelFile, segment: Segment, view: SegmentView, ops: TorchOps) -> float:
-    hyper = model.hyper
+def _time_segment(model: ModelFile, segment: Segment, view: SegmentView, ops: AnyOps) -> float:
+    hyper = replace(model.hyper, layers=1)
     x = torch.ones(ops.row_tile, hyper.width)
-    rows = [Rows(0, 1, 0, torch.tensor([0]))]
-    attention = PagedAttention(KvStore(_one_layer(model), 1), rows, ops.workers)
+    logits = torch.empty(ops.row_tile, max(tensor.shape[0] for tensor in segment.tensors))
     angles = rope_angles(inverse_frequencies(hyper, None), torch.zeros(ops.row_tile, dtype=torch.int64))
+    attention = ops.attention(heads_of(hyper), make_cache(hyper, 1), Batch([Span(0, 1, 0, [0])], *angles))
 
     def once() -> None:
         if segment in model.manifest.head:
-            ops.linear(x, view.matrix(segment.tensors[0].name))
+            ops.linear(x, view.matrix(segment.tensors[0].name.removesuffix(".weight")), logits)
         else:
-            decoder_layer(hyper, ops, view, x.clone(), angles, attention, 0)
+            decoder_layer(hyper, ops, view, x.clone(), attention, 0)
 
     return median_seconds(once, 5)
-
-
-def _one_layer(model: ModelFile) -> Hyper:
-    return replace(model.hyper, layers=1)
 
 
 def median_seconds(work: Callable[[], None], times: int) -> float:
@@ -186,6 +182,7 @@ def placement_message(loaded: Loaded) -> Placement:
     direct = "O_DIRECT" if facts.direct else "page cache"
     notes = [f"{facts.name}: {direct}, {registered}, {facts.depth} reads in flight", *facts.notes]
     notes += [f"{refusal.name} refused: {refusal.reason}" for refusal in loaded.selection.refused]
+    notes += loaded.kernel_notes
     return Placement(
         budget=loaded.plan.budget,
         resident_bytes=loaded.plan.resident_bytes,

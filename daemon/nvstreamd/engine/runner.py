@@ -9,14 +9,15 @@ import torch
 
 from nvstreamd.architectures.decoder import decoder_layer, inverse_frequencies, rope_angles
 from nvstreamd.architectures.hyper import Hyper
-from nvstreamd.engine.kv_store import KvStore, PagedAttention, Rows
+from nvstreamd.engine.kv_store import heads_of
 from nvstreamd.engine.scheduler import Work
 from nvstreamd.engine.segment_view import SegmentView
 from nvstreamd.errors import BadModelFile
+from nvstreamd.kernels.batch import Batch, Cache, Span
 from nvstreamd.kernels.dequantise import dequantise
-from nvstreamd.kernels.torch_ops import TorchOps
+from nvstreamd.kernels.select import AnyOps
 from nvstreamd.weights.embedding import EmbeddingRows
-from nvstreamd.weights.manifest import Manifest
+from nvstreamd.weights.manifest import Manifest, Segment
 from nvstreamd.weights.slots import Region
 from nvstreamd.weights.streamer import Streamer
 
@@ -27,7 +28,7 @@ class Layout:
 
     token_ids: list[int]
     positions: torch.Tensor
-    rows: list[Rows]
+    spans: list[Span]
     sampled: list[int]
 
 
@@ -35,47 +36,59 @@ def lay_out(work: Sequence[Work], row_tile: int) -> Layout:
     """The rows of a pass: each request's tokens beside each other, padding at the end."""
     token_ids: list[int] = []
     positions: list[int] = []
-    rows: list[Rows] = []
+    spans: list[Span] = []
     sampled: list[int] = []
     for item in work:
-        rows.append(Rows(len(token_ids), item.count, item.begin, torch.tensor(item.request.pages)))
+        spans.append(Span(len(token_ids), item.count, item.begin, item.request.pages))
         token_ids += item.request.tokens[item.begin : item.begin + item.count]
         positions += range(item.begin, item.begin + item.count)
         if item.samples:
             sampled.append(len(token_ids) - 1)
     padding = -len(token_ids) % row_tile
-    return Layout(token_ids + [0] * padding, torch.tensor(positions + [0] * padding), rows, sampled)
+    return Layout(token_ids + [0] * padding, torch.tensor(positions + [0] * padding), spans, sampled)
 
 
 class Runner:
     """Runs passes. Holds the model's constants; the weights come from the streamer."""
 
-    def __init__(self, hyper: Hyper, manifest: Manifest, streamer: Streamer, embedding: EmbeddingRows, store: KvStore,
-                 ops: TorchOps, constants: Region) -> None:
+    def __init__(self, hyper: Hyper, manifest: Manifest, streamer: Streamer, embedding: EmbeddingRows, cache: Cache,
+                 ops: AnyOps, constants: Region) -> None:
         self.hyper = hyper
         self.manifest = manifest
         self.streamer = streamer
         self.embedding = embedding
-        self.store = store
+        self.cache = cache
         self.ops = ops
+        self._views: dict[tuple[str, int], SegmentView] = {}
         fixed = SegmentView(manifest.constants, constants.data)
         self.output_norm = fixed.vector("output_norm.weight")
         factors = fixed.vector("rope_freqs.weight") if fixed.has("rope_freqs.weight") else None
         self.frequencies = inverse_frequencies(hyper, factors)
+
+    def forget_views(self) -> None:
+        """Lets go of the slots, so that they can be given back."""
+        self._views.clear()
 
     def run(self, work: Sequence[Work]) -> torch.Tensor:
         """One pass; returns logits [sampled rows, vocabulary] float32. Raises NvstreamError."""
         self.streamer.check_unchanged()
         layout = lay_out(work, self.ops.row_tile)
         x = self._embed(layout.token_ids)
-        angles = rope_angles(self.frequencies, layout.positions)
-        attention = PagedAttention(self.store, layout.rows, self.ops.workers)
+        batch = Batch(layout.spans, *rope_angles(self.frequencies, layout.positions))
+        attention = self.ops.attention(heads_of(self.hyper), self.cache, batch)
         for number, segment in enumerate(self.manifest.layers):
             with self.streamer.segment(number) as region:
-                view = SegmentView(segment, region.data)
-                x = decoder_layer(self.hyper, self.ops, view, x, angles, attention, number)
+                view = self._view(segment, region)
+                decoder_layer(self.hyper, self.ops, view, x, attention, number)
                 self._check_finite(x, view)
         return self._logits(x, layout.sampled)
+
+    def _view(self, segment: Segment, region: Region) -> SegmentView:
+        key = (segment.name, region.offset)
+        found = self._views.get(key)
+        if found is None:
+            found = self._views[key] = SegmentView(segment, region.data)
+        return found
 
     def _embed(self, token_ids: Sequence[int]) -> torch.Tensor:
         table = self.embedding.table
@@ -89,22 +102,21 @@ class Runner:
         logits = torch.empty(len(padded), self.hyper.vocabulary)
         for number, segment in enumerate(self.manifest.head, start=len(self.manifest.layers)):
             with self.streamer.segment(number) as region:
-                view = SegmentView(segment, region.data)
-                weight = view.matrix(segment.tensors[0].name)
+                view = self._view(segment, region)
+                weight = view.matrix(segment.tensors[0].name.removesuffix(".weight"))
                 if sampled:
-                    piece = self.ops.linear(normed, weight)
+                    piece = logits[:, segment.first_row : segment.first_row + weight.rows]
+                    self.ops.linear(normed, weight, piece)
                     self._check_finite(piece, view)
-                    logits[:, segment.first_row : segment.first_row + weight.rows] = piece
         return logits[: len(sampled)]
 
     def _check_finite(self, x: torch.Tensor, view: SegmentView) -> None:
-        if bool(torch.isfinite(x.sum())):
+        if self.ops.finite(x):
             return
         where = self.manifest.paths[view.segment.extents[0].file]
         culprit = view.first_not_finite()
-        if culprit is None and not bool(torch.isfinite(x).all()):
+        if culprit is None:
             raise BadModelFile(f"{where}: the activations overflow in {view.segment.name}", "the weights are not sane",
                                field=view.segment.name)
-        if culprit is not None:
-            raise BadModelFile(f"{where}: {view.segment.name} {culprit} has weights that are NaN or infinite",
-                               "the file is damaged: fetch or convert it again", field=culprit)
+        raise BadModelFile(f"{where}: {view.segment.name} {culprit} has weights that are NaN or infinite",
+                           "the file is damaged: fetch or convert it again", field=culprit)

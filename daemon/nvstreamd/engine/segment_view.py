@@ -10,12 +10,17 @@ from nvstreamd.weights.manifest import Place, Segment
 
 
 class SegmentView:
-    """The tensors of `segment` in `data`, the slot's bytes; valid as long as the slot is held."""
+    """The tensors of `segment` in `data`, the slot's bytes; to be used only while the slot is held.
+
+    What was looked up once is kept: a slot holds the same bytes whenever it holds the segment.
+    """
 
     def __init__(self, segment: Segment, data: torch.Tensor) -> None:
         self.segment = segment
         self._data = data
         self._places = {place.name: place for place in segment.tensors}
+        self._matrices: dict[str, Weight] = {}
+        self._vectors: dict[str, torch.Tensor] = {}
 
     def has(self, name: str) -> bool:
         """Whether the segment brings that tensor."""
@@ -25,15 +30,22 @@ class SegmentView:
         return self._data[place.offset : place.offset + place.nbytes]
 
     def matrix(self, name: str) -> Weight:
-        """A two-dimensional tensor, left where it lies."""
-        place = self._places[name]
-        rows, columns = place.shape
-        return Weight(place.type, rows, columns, self._bytes(place))
+        """`name`.weight, left where it lies, with `name`.bias where there is one."""
+        found = self._matrices.get(name)
+        if found is None:
+            place = self._places[f"{name}.weight"]
+            rows, columns = place.shape
+            bias = self.vector(f"{name}.bias") if self.has(f"{name}.bias") else None
+            found = self._matrices[name] = Weight(place.type, rows, columns, self._bytes(place), bias)
+        return found
 
     def vector(self, name: str) -> torch.Tensor:
         """A one-dimensional tensor as float32, copied out of the slot."""
-        place = self._places[name]
-        return dequantise(place.type, self._bytes(place), place.shape[-1])[0].clone()
+        found = self._vectors.get(name)
+        if found is None:
+            place = self._places[name]
+            found = self._vectors[name] = dequantise(place.type, self._bytes(place), place.shape[-1])[0].clone()
+        return found
 
     def first_not_finite(self) -> str | None:
         """The name of the first tensor that holds NaN or infinity."""

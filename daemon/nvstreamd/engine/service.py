@@ -14,7 +14,7 @@ from nvstreamd.engine.load import Wishes, load, placement_message
 from nvstreamd.engine.prompts import Prompts, load_tokenizer
 from nvstreamd.engine.scheduler import Scheduler
 from nvstreamd.engine.server import Server
-from nvstreamd.kernels.torch_attention import PAGE_TOKENS
+from nvstreamd.kernels.batch import PAGE_TOKENS
 from nvstreamd.weights.files import OpenFile
 from nvstreamd.wire.engine_pb2 import FromEngine, Load
 from nvstreamd.wire.engine_pb2 import Loaded as LoadedMessage
@@ -25,7 +25,8 @@ def serve(channel: Channel, command: Load, files: Sequence[OpenFile], stack: Exi
     torch.set_grad_enabled(False)
     model = read_model(files)
     tokenizer = load_tokenizer(files[0].path, model.manifest.metadata, model.hyper.vocabulary)
-    wishes = Wishes(command.budget, command.kv_budget, tuple(command.backends), command.threads)
+    wishes = Wishes(command.budget, command.kv_budget, tuple(command.backends), tuple(command.kernels),
+                    command.threads)
     loaded = load(model, wishes, stack)
     limit = min(model.hyper.context, loaded.kv_pages * PAGE_TOKENS, command.max_context or model.hyper.context)
     prompts = Prompts(model.manifest.metadata, tokenizer, model.hyper.vocabulary, limit)

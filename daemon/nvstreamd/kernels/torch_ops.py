@@ -7,9 +7,13 @@ filled up with zeros by the caller. Weights are dequantised chunk by chunk into 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
+from nvstreamd.kernels.batch import Batch, Cache, Heads
 from nvstreamd.kernels.dequantise import dequantise
+from nvstreamd.kernels.torch_attention import TorchAttention
 from nvstreamd.kernels.weight import Weight
 from nvstreamd.kernels.workers import Workers
 
@@ -22,6 +26,17 @@ def chunk_rows(weight: Weight) -> int:
     return max(32, CHUNK_WEIGHTS // weight.columns // 32 * 32)
 
 
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """x [..., n] / sqrt(mean(x^2) + epsilon) * weight [n]."""
+    scale = torch.rsqrt(x.square().mean(-1, keepdim=True).add_(epsilon))
+    return x.mul(scale).mul_(weight)
+
+
+def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """silu(gate) * up, elementwise; gate is overwritten."""
+    return torch.nn.functional.silu(gate, inplace=True).mul_(up)
+
+
 class TorchOps:
     """The reference kernels: any type, any CPU. `name` is what status shows."""
 
@@ -31,10 +46,9 @@ class TorchOps:
     def __init__(self, workers: Workers) -> None:
         self.workers = workers
 
-    def linear(self, x: torch.Tensor, weight: Weight) -> torch.Tensor:
-        """x [rows, in] float32 times weight.T -> [rows, out] float32; rows is a multiple of ROW_TILE."""
+    def linear(self, x: torch.Tensor, weight: Weight, y: torch.Tensor) -> None:
+        """y [rows, out] float32 = x [rows, in] float32 times weight.T; rows is a multiple of ROW_TILE."""
         tiles = torch.split(x, ROW_TILE)
-        y = torch.empty(x.shape[0], weight.rows)
         outputs = torch.split(y, ROW_TILE)
         step = chunk_rows(weight)
 
@@ -43,26 +57,38 @@ class TorchOps:
             transposed = dequantise(weight.type, weight.slice(begin, end), weight.columns).T
             for tile, output in zip(tiles, outputs, strict=True):
                 torch.mm(tile, transposed, out=output[:, begin:end])
+                if weight.bias is not None:
+                    output[:, begin:end] += weight.bias[begin:end]
 
         self.workers.run(chunk, -(-weight.rows // step))
+
+    def _product(self, x: torch.Tensor, weight: Weight) -> torch.Tensor:
+        y = torch.empty(x.shape[0], weight.rows)
+        self.linear(x, weight, y)
         return y
 
+    def project(self, x: torch.Tensor, norm: torch.Tensor, epsilon: float, weights: Sequence[Weight]
+                ) -> list[torch.Tensor]:
+        """See architectures.ops.Ops."""
+        h = rms_norm(x, norm, epsilon)
+        return [self._product(h, weight) for weight in weights]
+
+    def gated(self, x: torch.Tensor, norm: torch.Tensor, epsilon: float, gate: Weight, up: Weight) -> torch.Tensor:
+        """See architectures.ops.Ops."""
+        return swiglu(*self.project(x, norm, epsilon, (gate, up)))
+
+    def add_linear(self, x: torch.Tensor, h: torch.Tensor, weight: Weight) -> None:
+        """See architectures.ops.Ops."""
+        x += self._product(h, weight)
+
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-        """x [..., n] / sqrt(mean(x^2) + epsilon) * weight [n]."""
-        scale = torch.rsqrt(x.square().mean(-1, keepdim=True).add_(epsilon))
-        return x.mul(scale).mul_(weight)
+        """RMSNorm of x [rows, n]."""
+        return rms_norm(x, weight, epsilon)
 
-    def rope(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
-        """x [rows, heads, dim] with its first 2 * cos.shape[1] elements turned, pairwise (RoFormer, section 3.2)."""
-        turned = 2 * cos.shape[1]
-        head, tail = x[..., :turned], x[..., turned:]
-        shape = (*head.shape[:-1], -1, 2) if interleaved else (*head.shape[:-1], 2, -1)
-        axis = -1 if interleaved else -2
-        a, b = head.reshape(shape).unbind(axis)
-        cos, sin = cos[:, None], sin[:, None]
-        both = torch.stack((a * cos - b * sin, a * sin + b * cos), axis).view(head.shape)
-        return torch.cat((both, tail), -1) if tail.shape[-1] else both
+    def finite(self, x: torch.Tensor) -> bool:
+        """Whether no element is NaN or infinite."""
+        return bool(torch.isfinite(x).all())
 
-    def swiglu(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        """silu(gate) * up, elementwise; gate is overwritten."""
-        return torch.nn.functional.silu(gate, inplace=True).mul_(up)
+    def attention(self, heads: Heads, cache: Cache, batch: Batch) -> TorchAttention:
+        """The attention of one pass."""
+        return TorchAttention(self.workers, heads, cache, batch)

@@ -11,12 +11,16 @@ from nvstreamd.ggml import GgmlType
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """`rows` x `columns` weights of `type`; `data` is a uint8 view [rows * row_bytes] of a slot, not a copy."""
+    """`rows` x `columns` weights of `type`; `data` is a uint8 view [rows * row_bytes] of a slot, not a copy.
+
+    `bias` [rows] float32 is added to each product, where there is one.
+    """
 
     type: GgmlType
     rows: int
     columns: int
     data: torch.Tensor
+    bias: torch.Tensor | None = None
 
     def slice(self, begin: int, end: int) -> torch.Tensor:
         """The bytes of rows `begin` to `end`."""

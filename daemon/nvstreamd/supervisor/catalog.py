@@ -120,6 +120,7 @@ class Catalog:
             budget=budget or left,
             kv_budget=kv_budget or self.config.kv_memory,
             backends=[backend] if backend else self.config.backends,
+            kernels=self.config.kernels,
             threads=self.config.threads,
             max_running=self.config.max_running,
             prefill_chunk=self.config.prefill_chunk,

@@ -212,6 +212,7 @@ class Load(_message.Message):
     MAX_RUNNING_FIELD_NUMBER: _builtins.int
     PREFILL_CHUNK_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
     budget: _builtins.int
     kv_budget: _builtins.int
     threads: _builtins.int
@@ -222,6 +223,10 @@ class Load(_message.Message):
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___File]: ...
     @_builtins.property
     def backends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In order of preference."""
+
+    @_builtins.property
+    def kernels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """In order of preference."""
 
     def __init__(
@@ -235,10 +240,11 @@ class Load(_message.Message):
         max_running: _builtins.int = ...,
         prefill_chunk: _builtins.int = ...,
         max_context: _builtins.int = ...,
+        kernels: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "budget", b"budget", "files", b"files", "kv_budget", b"kv_budget", "max_context", b"max_context", "max_running", b"max_running", "prefill_chunk", b"prefill_chunk", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "budget", b"budget", "files", b"files", "kernels", b"kernels", "kv_budget", b"kv_budget", "max_context", b"max_context", "max_running", b"max_running", "prefill_chunk", b"prefill_chunk", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

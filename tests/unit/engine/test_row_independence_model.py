@@ -13,7 +13,7 @@ from nvstreamd import ggml
 from nvstreamd.engine.describe import read_model
 from nvstreamd.engine.load import Loaded, sizes_of
 from nvstreamd.engine.scheduler import Work
-from nvstreamd.kernels.torch_attention import PAGE_TOKENS
+from nvstreamd.kernels.batch import PAGE_TOKENS
 from nvstreamd.weights.files import open_all
 from nvstreamd.weights.placement import minimum_budget
 from support.our_logits import first_pages, loaded, sequence

@@ -2,90 +2,103 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 import pytest
 import torch
 
 from nvstreamd import ggml
-from nvstreamd.kernels.torch_attention import PAGE_TOKENS, QUERY_TILE, attend_tile
-from nvstreamd.kernels.torch_ops import ROW_TILE, TorchOps
-from nvstreamd.kernels.weight import Weight
-from nvstreamd.kernels.workers import Workers
+from nvstreamd.kernels.batch import PAGE_TOKENS, Batch, Cache, Heads, Span
+from nvstreamd.kernels.select import AnyOps
+from unit.kernels.rig import activations, every_kernel, product, random_weight
 
-SHAPES = [(2048, 576), (576, 1536), (1000, 4096), (96, 64)]
-
-
-def half_precision_weight(rows: int, columns: int) -> Weight:
-    data = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)).half()
-    return Weight(ggml.F16, rows, columns, data.view(torch.uint8).view(-1))
+KERNELS = every_kernel()
+SHAPES = [(2048, 576), (576, 1536), (1000, 4096), (96, 64), (13, 512)]
+TYPES = {"F16": ggml.F16, "Q4_0": ggml.Q4_0, "Q8_0": ggml.Q8_0, "Q6_K": ggml.Q6_K}
+ROWS = 40
 
 
-def activations(rows: int, columns: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+def padded(ops: AnyOps, x: torch.Tensor) -> torch.Tensor:
+    """x, filled up to whole tiles."""
+    return torch.cat((x, torch.zeros(-x.shape[0] % ops.row_tile, x.shape[1])))
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize(("out", "width"), SHAPES)
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_linear_rows_do_not_see_each_other(out: int, width: int, threads: int) -> None:
-    weight = half_precision_weight(out, width)
-    x = activations(5 * ROW_TILE, width)
-    with ExitStack() as stack:
-        workers = Workers(threads)
-        workers.start(stack)
-        ops = TorchOps(workers)
-        together = ops.linear(x, weight)
-        order = torch.randperm(x.shape[0], generator=torch.Generator().manual_seed(3))
-        assert torch.equal(ops.linear(x[order], weight), together[order])
-        for row in range(0, x.shape[0], 7):
-            alone = torch.zeros(ROW_TILE, width)
-            alone[row % ROW_TILE] = x[row]
-            assert torch.equal(ops.linear(alone, weight)[row % ROW_TILE], together[row])
+def test_products_of_rows_do_not_see_each_other(kernel: str, kind: str, out: int, width: int) -> None:
+    if width % TYPES[kind].block_length:
+        width = width // 256 * 256 or 256
+    weight = random_weight(TYPES[kind], out, width)
+    x = activations(ROWS, width)
+    with KERNELS[kernel](1) as ops:
+        together = product(ops, x, weight)
+        order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(3))
+        assert torch.equal(product(ops, x[order], weight), together[order])
+        for count in (1, 2, 3, 5, 33):
+            assert torch.equal(product(ops, padded(ops, x[:count]), weight)[:count], together[:count]), count
+    for threads in (2, 3):
+        with KERNELS[kernel](threads) as ops:
+            assert torch.equal(product(ops, x, weight), together), threads
 
 
-def test_linear_is_the_product() -> None:
-    weight = half_precision_weight(1000, 4096)
-    x = activations(ROW_TILE, 4096)
-    expected = x.double() @ weight.data.view(torch.float16).view(1000, 4096).double().T
-    found = TorchOps(Workers(1)).linear(x, weight).double()
-    assert (found - expected).norm() / expected.norm() < 1e-6
+HEADS = [Heads(9, 3, 64, True, 1e-5), Heads(32, 8, 128, False, 1e-6), Heads(4, 4, 16, True, 1e-5),
+         Heads(6, 1, 80, False, 1e-5), Heads(40, 2, 8, False, 1e-5)]
+PAGES = 11
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(9, 3, 64), (32, 8, 128), (4, 4, 16)])
-def test_attention_ignores_what_lies_behind_a_row(heads: int, kv_heads: int, dim: int) -> None:
+def caches(heads: Heads) -> Cache:
+    """Two layers of pages full of what others left there."""
     generator = torch.Generator().manual_seed(5)
-    keys = torch.randn(11, kv_heads, PAGE_TOKENS, dim, generator=generator).half()
-    values = torch.randn(11, kv_heads, PAGE_TOKENS, dim, generator=generator).half()
-    q = torch.randn(QUERY_TILE, heads, dim, generator=generator)
-    positions = torch.tensor([0, 31, 32, 63, 70, 90, 95, 95])
-    full = attend_tile(q, keys, values, positions)
-    for pages in (3, 4, 7):
-        assert torch.equal(attend_tile(q, keys[:pages], values[:pages], positions), full)
-    turned = torch.roll(torch.arange(QUERY_TILE), 3)
-    assert torch.equal(attend_tile(q[turned], keys, values, positions[turned]), full[turned])
+    keys = torch.randn(2, PAGES, heads.keys, heads.dim, PAGE_TOKENS, generator=generator).half()
+    elements = keys.numel()
+    values = torch.randn(elements + 64, generator=generator).half()[:elements]
+    return Cache(keys, values.view(2, PAGES, heads.keys, PAGE_TOKENS, heads.dim))
 
 
-def test_attention_is_softmax_attention() -> None:
-    generator = torch.Generator().manual_seed(6)
-    keys = torch.randn(3, 2, PAGE_TOKENS, 16, generator=generator).half()
-    values = torch.randn(3, 2, PAGE_TOKENS, 16, generator=generator).half()
-    q = torch.randn(QUERY_TILE, 6, 16, generator=generator)
-    positions = torch.arange(60, 60 + QUERY_TILE)
-    found = attend_tile(q, keys, values, positions).view(QUERY_TILE, 6, 16)
-    flat_k = keys.transpose(1, 2).reshape(-1, 2, 16).double()
-    flat_v = values.transpose(1, 2).reshape(-1, 2, 16).double()
-    for row, last in enumerate(positions.tolist()):
-        for head in range(6):
-            scores = flat_k[: last + 1, head // 3] @ q[row, head].double() / 4
-            expected = torch.softmax(scores, 0) @ flat_v[: last + 1, head // 3]
-            torch.testing.assert_close(found[row, head].double(), expected, rtol=1e-5, atol=1e-5)
+def attended(ops: AnyOps, heads: Heads, cache: Cache, tokens: dict[int, int], pages: dict[int, list[int]],
+             cuts: list[tuple[int, int, int]]) -> dict[int, torch.Tensor]:
+    """Runs `cuts` (sequence, begin, count) as one batch; what each sequence's rows gave. Rows depend on the token."""
+    spans, where, first = [], [], 0
+    for sequence, begin, count in cuts:
+        spans.append(Span(first, count, begin, pages[sequence]))
+        where += [(sequence, begin + i) for i in range(count)]
+        first += count
+    padding = -first % ops.row_tile
+    width = (heads.queries + 2 * heads.keys) * heads.dim
+    drawn = {sequence: activations(tokens[sequence], width, 100 + sequence) for sequence, _, _ in cuts}
+    x = torch.cat([torch.stack([drawn[s][t] for s, t in where]), torch.zeros(padding, width)])
+    positions = torch.tensor([t for _, t in where] + [0] * padding)
+    angles = positions[:, None] * 1e4 ** (-torch.arange(heads.dim // 2) / heads.dim)
+    batch = Batch(spans, angles.cos(), angles.sin())
+    qkv = [part.contiguous() for part in
+           x.split((heads.queries * heads.dim, heads.keys * heads.dim, heads.keys * heads.dim), 1)]
+    out = ops.attention(heads, cache, batch).attend(1, qkv, ())
+    return {sequence: torch.stack([out[i] for i, (s, _) in enumerate(where) if s == sequence])
+            for sequence, _, _ in cuts}
 
 
-def test_elementwise_operations_do_not_see_other_rows() -> None:
-    ops = TorchOps(Workers(1))
-    x, other = activations(40, 1536), activations(40, 1536, 2)
-    norm = ops.rms_norm(x, other[0], 1e-5)
-    gated = ops.swiglu(x.clone(), other)
-    for row in (0, 13, 39):
-        assert torch.equal(ops.rms_norm(x[row : row + 1], other[0], 1e-5)[0], norm[row])
-        assert torch.equal(ops.swiglu(x[row : row + 8].clone(), other[row : row + 8])[0], gated[row])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("heads", HEADS, ids=lambda heads: f"{heads.queries}x{heads.keys}x{heads.dim}")
+def test_attention_depends_on_a_rows_own_past_alone(kernel: str, heads: Heads) -> None:
+    tokens, pages = {0: 77, 1: 50}, {0: [2, 0, 1], 1: [5, 4]}
+    with KERNELS[kernel](2) as ops:
+        whole = attended(ops, heads, caches(heads), tokens, pages, [(0, 0, 77)])[0]
+        cache = caches(heads)
+        pieces = [attended(ops, heads, cache, tokens, {0: [9, 7, 3], 1: [5, 4]}, cuts)[0] for cuts in (
+            [(0, 0, 31)], [(1, 0, 20), (0, 31, 2)], [(0, 33, 1), (1, 20, 30)], [(0, 34, 43)])]
+        assert torch.equal(torch.cat(pieces), whole)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_gates_and_norms_do_not_see_other_rows(kernel: str) -> None:
+    gate, up = random_weight(ggml.Q8_0, 200, 512), random_weight(ggml.F16, 200, 512, 1)
+    x, norm = activations(ROWS, 512), activations(1, 512, 9)[0]
+    with KERNELS[kernel](2) as ops:
+        gated = ops.gated(x, norm, 1e-5, gate, up)
+        projected = ops.project(x, norm, 1e-5, (gate, up))
+        normed = ops.rms_norm(x, norm, 1e-5)
+        for row in (0, 13, 39):
+            own = padded(ops, x[row : row + 1])
+            assert torch.equal(ops.gated(own, norm, 1e-5, gate, up)[0], gated[row])
+            assert torch.equal(ops.rms_norm(own, norm, 1e-5)[0], normed[row])
+            for found, expected in zip(ops.project(own, norm, 1e-5, (gate, up)), projected, strict=True):
+                assert torch.equal(found[0], expected[row])

@@ -1,0 +1,7 @@
+// The kernels for AVX-512 VNNI; compiled with those flags, called only where cpu_has() says so.
+#include "simd_avx512.h"
+
+#include "kernels.h"
+
+extern const Kernels nv_avx512_vnni;
+const Kernels nv_avx512_vnni = make_kernels("AVX-512 VNNI");

@@ -1,0 +1,47 @@
+"""Which kernels are taken, and does status get to know why others were not?"""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from nvstreamd.errors import KernelError
+from nvstreamd.kernels.cpu_library import CpuLibrary
+from nvstreamd.kernels.select import choose
+
+
+def test_the_best_instruction_set_is_taken_and_named() -> None:
+    with ExitStack() as stack:
+        kernels = choose(("cpu", "torch"), 2, stack)
+    assert kernels.ops.name == f"C++ for {CpuLibrary().best().name}, 2 threads"
+    assert not kernels.notes
+
+
+def test_without_the_library_the_reference_works_and_the_remedy_is_named(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        kernels = choose(("cpu", "torch"), 1, stack, tmp_path / "none.so")
+        assert kernels.ops.name == "torch"
+    assert len(kernels.notes) == 1 and "g++" in kernels.notes[0]
+
+
+def test_a_library_of_another_version_is_refused(tmp_path: Path) -> None:
+    source, library = tmp_path / "other.cpp", tmp_path / "other.so"
+    names = ("kernel_name", "open", "close", "linear", "attend", "norm", "finite", "read")
+    body = "".join(f"void nv_{name}() {{}}\n" for name in names)
+    source.write_text(f'extern "C" {{ int nv_abi() {{ return 999; }}\n{body}}}\n')
+    subprocess.run(["c++", "-shared", "-fPIC", "-o", library, source], check=True)
+    with ExitStack() as stack:
+        kernels = choose(("cpu", "torch"), 1, stack, library)
+        assert kernels.ops.name == "torch" and "999" in kernels.notes[0]
+        with pytest.raises(KernelError, match="999"):
+            choose(("cpu",), 1, stack, library)
+
+
+def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"\x7fELF, cut off")
+    with ExitStack() as stack, pytest.raises(KernelError, match=r"broken\.so"):
+        choose(("cpu",), 1, stack, broken)

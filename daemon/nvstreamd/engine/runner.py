@@ -14,8 +14,11 @@ from nvstreamd.engine.scheduler import Work
 from nvstreamd.engine.segment_view import SegmentView
 from nvstreamd.errors import BadModelFile
 from nvstreamd.kernels.batch import Batch, Cache, Span
+from nvstreamd.kernels.cpu_ops import CpuAttention, CpuOps
+from nvstreamd.kernels.cpu_program import Programs, Recorder
 from nvstreamd.kernels.dequantise import dequantise
 from nvstreamd.kernels.select import AnyOps
+from nvstreamd.kernels.torch_attention import TorchAttention
 from nvstreamd.weights.embedding import EmbeddingRows
 from nvstreamd.weights.manifest import Manifest, Segment
 from nvstreamd.weights.slots import Region
@@ -60,6 +63,7 @@ class Runner:
         self.cache = cache
         self.ops = ops
         self._views: dict[tuple[str, int], SegmentView] = {}
+        self._programs = Programs(ops, hyper.width, heads_of(hyper), cache) if isinstance(ops, CpuOps) else None
         fixed = SegmentView(manifest.constants, constants.data)
         self.output_norm = fixed.vector("output_norm.weight")
         factors = fixed.vector("rope_freqs.weight") if fixed.has("rope_freqs.weight") else None
@@ -68,20 +72,34 @@ class Runner:
     def forget_views(self) -> None:
         """Lets go of the slots, so that they can be given back."""
         self._views.clear()
+        if self._programs is not None:
+            self._programs.forget()
 
     def run(self, work: Sequence[Work]) -> torch.Tensor:
         """One pass; returns logits [sampled rows, vocabulary] float32. Raises NvstreamError."""
         self.streamer.check_unchanged()
         layout = lay_out(work, self.ops.row_tile)
         x = self._embed(layout.token_ids)
+        if self._programs is not None:
+            x = self._programs.begin(x)
         batch = Batch(layout.spans, *rope_angles(self.frequencies, layout.positions))
         attention = self.ops.attention(heads_of(self.hyper), self.cache, batch)
         for number, segment in enumerate(self.manifest.layers):
             with self.streamer.segment(number) as region:
                 view = self._view(segment, region)
-                decoder_layer(self.hyper, self.ops, view, x, attention, number)
+                self._layer(view, x, attention, number)
                 self._check_finite(x, view)
         return self._logits(x, layout.sampled)
+
+    def _layer(self, view: SegmentView, x: torch.Tensor, attention: CpuAttention | TorchAttention, number: int) -> None:
+        if self._programs is None or not isinstance(attention, CpuAttention):
+            decoder_layer(self.hyper, self.ops, view, x, attention, number)
+            return
+
+        def describe(recorder: Recorder) -> None:
+            decoder_layer(self.hyper, recorder, view, recorder.hidden, recorder, number)
+
+        self._programs.run(view, describe, attention)
 
     def _view(self, segment: Segment, region: Region) -> SegmentView:
         key = (segment.name, region.offset)

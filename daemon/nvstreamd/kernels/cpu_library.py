@@ -11,12 +11,15 @@ from pathlib import Path
 from nvstreamd.errors import KernelError
 
 LIBRARY = Path(__file__).parent / "_cpu.so"
-ABI = 1
+ABI = 2
 
-# struct Linear and its three struct Matrix, struct Attend, struct Span: cpu/shapes.h.
-LINEAR = struct.Struct("<QQqqfiq" + "QqqQqQ" * 3)
-ATTEND = struct.Struct("<12Q4qfi")
+# struct Linear and its three struct Matrix, struct Attend, struct Step, struct Pass, struct Span: cpu/shapes.h.
+_LINEAR, _ATTEND = "QQqqfiq" + "QqqQqQ" * 3, "12Q4qfi"
+LINEAR = struct.Struct(f"<{_LINEAR}")
+STEP = struct.Struct(f"<q{_LINEAR}{_ATTEND}")
+PASS = struct.Struct("<2q4Q")
 SPAN = struct.Struct("<4q")
+NO_LINEAR, NO_ATTEND = (0,) * 25, (0,) * 18
 STORE, ADD, GATED = range(3)
 
 
@@ -46,8 +49,9 @@ class CpuLibrary:
         dll.nv_kernel_name.restype = ctypes.c_char_p
         dll.nv_open.restype = pointer
         dll.nv_close.argtypes = [pointer]
-        dll.nv_linear.argtypes = dll.nv_attend.argtypes = [pointer, pointer]
-        dll.nv_linear.restype = dll.nv_attend.restype = ctypes.c_char_p
+        dll.nv_linear.argtypes = [pointer, pointer]
+        dll.nv_run.argtypes = [pointer, pointer, whole, pointer]
+        dll.nv_linear.restype = dll.nv_run.restype = ctypes.c_char_p
         dll.nv_norm.argtypes = [pointer, pointer, pointer, whole, whole, real, pointer]
         dll.nv_norm.restype = None
         dll.nv_finite.argtypes = [pointer, whole]
@@ -74,7 +78,6 @@ class CpuContext:
         self._dll = library._dll
         self._handle = 0
         self._linear = ctypes.create_string_buffer(LINEAR.size)
-        self._attend = ctypes.create_string_buffer(ATTEND.size)
 
     def open(self, stack: ExitStack) -> None:
         """Starts the threads; `stack` stops them."""
@@ -89,14 +92,13 @@ class CpuContext:
         self._dll.nv_close(handle)
 
     def linear(self, *fields: float) -> None:
-        """Runs a struct Linear given field by field; what stays unsaid is 0."""
+        """Runs a struct Linear given field by field."""
         LINEAR.pack_into(self._linear, 0, *fields)
         self._check(self._dll.nv_linear(self._handle, self._linear))
 
-    def attend(self, *fields: float) -> None:
-        """Runs a struct Attend given field by field."""
-        ATTEND.pack_into(self._attend, 0, *fields)
-        self._check(self._dll.nv_attend(self._handle, self._attend))
+    def run(self, steps: bytes, over: bytes) -> None:
+        """Runs struct Steps, one after the other, over the rows of a struct Pass."""
+        self._check(self._dll.nv_run(self._handle, steps, len(steps) // STEP.size, over))
 
     def norm(self, x: int, weight: int, rows: int, columns: int, epsilon: float, y: int) -> None:
         """RMSNorm of rows x columns float32 at address x."""

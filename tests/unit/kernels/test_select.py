@@ -29,7 +29,7 @@ def test_without_the_library_the_reference_works_and_the_remedy_is_named(tmp_pat
 
 def test_a_library_of_another_version_is_refused(tmp_path: Path) -> None:
     source, library = tmp_path / "other.cpp", tmp_path / "other.so"
-    names = ("kernel_name", "open", "close", "linear", "attend", "norm", "finite", "read")
+    names = ("kernel_name", "open", "close", "linear", "run", "norm", "finite", "read")
     body = "".join(f"void nv_{name}() {{}}\n" for name in names)
     source.write_text(f'extern "C" {{ int nv_abi() {{ return 999; }}\n{body}}}\n')
     subprocess.run(["c++", "-shared", "-fPIC", "-o", library, source], check=True)

@@ -191,6 +191,21 @@ void attend(Context& context, const Attend& call) {
     });
 }
 
+void step(Context& context, const Step& step, const Pass& pass) {
+    if (!step.attends) {
+        Linear call = step.linear;
+        call.rows = pass.rows;
+        return linear(context, call);
+    }
+    Attend call = step.attend;
+    call.span_count = pass.span_count;
+    call.spans = pass.spans;
+    call.pages = pass.pages;
+    call.cos = pass.cos;
+    call.sin = pass.sin;
+    attend(context, call);
+}
+
 template <class Work> const char* guarded(Context* context, const Work& work) {
     try {
         const std::lock_guard<std::mutex> lock(context->mutex);
@@ -229,8 +244,17 @@ const char* nv_linear(Context* context, const Linear* call) {
     return guarded(context, [&] { linear(*context, *call); });
 }
 
-const char* nv_attend(Context* context, const Attend* call) {
-    return guarded(context, [&] { attend(*context, *call); });
+// The steps of a layer, one after the other, over the rows of a pass.
+const char* nv_run(Context* context, const Step* steps, int64_t count, const Pass* pass) {
+    for (int64_t i = 0; i < count; i++) {
+        if (steps[i].attends) continue;
+        Linear linear = steps[i].linear;
+        linear.rows = pass->rows;
+        if (const char* wrong = check(linear)) return wrong;
+    }
+    return guarded(context, [&] {
+        for (int64_t i = 0; i < count; i++) step(*context, steps[i], *pass);
+    });
 }
 
 void nv_norm(Context* context, const float* x, const float* weight, int64_t rows, int64_t columns, float epsilon,

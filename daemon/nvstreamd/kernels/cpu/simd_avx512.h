@@ -79,16 +79,29 @@ inline int32_t dword(const uint8_t* p) {
     return x;
 }
 
-inline V rows4(const uint8_t* p, size_t stride) {
-    alignas(64) int32_t dwords[W];
-    for (int i = 0; i < W; i++) dwords[i] = dword(p + i * stride);
-    return _mm512_load_si512(dwords);
+// Built in registers: loading what narrow stores have just written would wait for them.
+inline V rows4(const uint8_t* p, size_t s) {
+    const uint8_t *q = p + 4 * s, *r = p + 8 * s, *t = p + 12 * s;
+    return _mm512_setr_epi32(dword(p), dword(p + s), dword(p + 2 * s), dword(p + 3 * s), dword(q), dword(q + s),
+                             dword(q + 2 * s), dword(q + 3 * s), dword(r), dword(r + s), dword(r + 2 * s),
+                             dword(r + 3 * s), dword(t), dword(t + s), dword(t + 2 * s), dword(t + 3 * s));
+}
+
+inline int16_t word(const uint8_t* p) {
+    int16_t x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+}
+
+inline __m128i words8(const uint8_t* p, size_t s) {
+    const uint8_t* q = p + 4 * s;
+    return _mm_setr_epi16(word(p), word(p + s), word(p + 2 * s), word(p + 3 * s), word(q), word(q + s),
+                          word(q + 2 * s), word(q + 3 * s));
 }
 
 inline F rows_half(const uint8_t* p, size_t stride) {
-    alignas(32) uint16_t words[W];
-    for (int i = 0; i < W; i++) std::memcpy(words + i, p + i * stride, sizeof *words);
-    return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(words)));
+    const __m128i low = words8(p, stride), high = words8(p + 8 * stride, stride);
+    return _mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1));
 }
 
 inline F low_half(V x) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)); }

@@ -55,7 +55,7 @@ struct BlockQ4_0 : Traits {
     static constexpr int BYTES = 18, OFFSET = 8;
     struct Head {};
     static void open(Rows, Head&) {}
-    template <int> static void part(Rows rows, Head&, Part& p) {
+    template <int> [[gnu::always_inline]] static void part(Rows rows, Head&, Part& p) {
         V packed[4];
         rows.bytes<4>(2, packed);
         nibbles(packed, p.w);
@@ -68,7 +68,7 @@ struct BlockQ4_1 : Traits {
     static constexpr bool LOW = true;
     struct Head {};
     static void open(Rows, Head&) {}
-    template <int> static void part(Rows rows, Head&, Part& p) {
+    template <int> [[gnu::always_inline]] static void part(Rows rows, Head&, Part& p) {
         V packed[4];
         rows.bytes<4>(4, packed);
         nibbles(packed, p.w);
@@ -82,7 +82,7 @@ struct BlockQ5_0 : Traits {
     static constexpr int BYTES = 22, OFFSET = 16, GROUP = 4;
     struct Head {};
     static void open(Rows, Head&) {}
-    template <int> static void part(Rows rows, Head&, Part& p) {
+    template <int> [[gnu::always_inline]] static void part(Rows rows, Head&, Part& p) {
         V packed[4];
         rows.bytes<4>(6, packed);
         nibbles(packed, p.w);
@@ -96,7 +96,7 @@ struct BlockQ5_1 : Traits {
     static constexpr bool LOW = true;
     struct Head {};
     static void open(Rows, Head&) {}
-    template <int> static void part(Rows rows, Head&, Part& p) {
+    template <int> [[gnu::always_inline]] static void part(Rows rows, Head&, Part& p) {
         V packed[4];
         rows.bytes<4>(8, packed);
         nibbles(packed, p.w);
@@ -112,7 +112,7 @@ struct BlockQ8_0 : Traits {
     static constexpr bool SIGNED = true;
     struct Head {};
     static void open(Rows, Head&) {}
-    template <int> static void part(Rows rows, Head&, Part& p) {
+    template <int> [[gnu::always_inline]] static void part(Rows rows, Head&, Part& p) {
         rows.bytes<8>(2, p.w);
         p.scale[0] = rows.halves(0);
     }
@@ -126,7 +126,7 @@ struct BlockIQ4_NL : Traits {
     static constexpr bool SIGNED = true;
     struct Head {};
     static void open(Rows, Head&) {}
-    template <int> static void part(Rows rows, Head&, Part& p) {
+    template <int> [[gnu::always_inline]] static void part(Rows rows, Head&, Part& p) {
         V packed[4];
         rows.bytes<4>(2, packed);
         nibbles(packed, p.w);
@@ -141,7 +141,7 @@ struct BlockMXFP4 : Traits {
     static constexpr int8_t LEVELS[16] = {16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4};
     struct Head {};
     static void open(Rows, Head&) {}
-    template <int> static void part(Rows rows, Head&, Part& p) {
+    template <int> [[gnu::always_inline]] static void part(Rows rows, Head&, Part& p) {
         V packed[4];
         rows.bytes<4>(1, packed);
         nibbles(packed, p.w);
@@ -171,7 +171,7 @@ struct BlockQ2_K : Super {
         head.d = low_half(both_halves);
         head.dmin = sub(zero(), low_half(right<16>(both_halves)));
     }
-    template <int J> static void part(Rows rows, Head& head, Part& p) {
+    template <int J> [[gnu::always_inline]] static void part(Rows rows, Head& head, Part& p) {
         if constexpr (J % 4 == 0) rows.bytes<8>(16 + 8 * J, head.planes);
         for (int i = 0; i < 8; i++) p.w[i] = both(right<J % 4 * 2>(head.planes[i]), splat8(3));
         const V pair = right<J % 2 * 16>(head.scales[J / 2]);
@@ -194,12 +194,12 @@ struct BlockQ3_K : Super {
         head.d = rows.halves(108);
     }
     // Scale S of 16: four lower bits in bytes 0 to 7, two upper bits in bytes 8 to 11; 32 too large.
-    template <int S> static F scale(const Head& head) {
+    template <int S> [[gnu::always_inline]] static F scale(const Head& head) {
         const V low = both(right<S % 4 * 8 + S / 8 * 4>(head.scales[S / 4 % 2]), splat32(15));
         const V high = both(right<S % 4 * 8 + S / 4 * 2>(head.scales[2]), splat32(3));
         return mul(head.d, to_float(sub32(either(low, left<4>(high)), splat32(32))));
     }
-    template <int J> static void part(Rows rows, Head& head, Part& p) {
+    template <int J> [[gnu::always_inline]] static void part(Rows rows, Head& head, Part& p) {
         if constexpr (J % 4 == 0) rows.bytes<8>(32 + 8 * J, head.planes);
         for (int i = 0; i < 8; i++) {
             const V low = both(right<J % 4 * 2>(head.planes[i]), splat8(3));
@@ -222,7 +222,7 @@ struct Minimums : Super {
         head.d = low_half(head.scales[0]);
         head.dmin = sub(zero(), low_half(right<16>(head.scales[0])));
     }
-    template <int J> static void scales(const Head& head, Part& p) {
+    template <int J> [[gnu::always_inline]] static void scales(const Head& head, Part& p) {
         constexpr int byte = J % 4 * 8;
         V scale = both(right<byte>(head.scales[1]), splat32(63));
         V low = both(right<byte>(head.scales[2]), splat32(63));
@@ -237,7 +237,7 @@ struct Minimums : Super {
         p.low[0] = mul(head.dmin, to_float(low));
     }
     // Runs of 32 bytes: part 2 n in the low nibbles, part 2 n + 1 in the high ones.
-    template <int J> static void run(Rows rows, int offset, Head& head, Part& p) {
+    template <int J> [[gnu::always_inline]] static void run(Rows rows, int offset, Head& head, Part& p) {
         if constexpr (J % 2 == 0) rows.bytes<8>(offset + 16 * J, head.runs);
         for (int i = 0; i < 8; i++) p.w[i] = both(right<J % 2 * 4>(head.runs[i]), splat8(15));
     }
@@ -246,7 +246,7 @@ struct Minimums : Super {
 struct BlockQ4_K : Minimums {
     static constexpr int BYTES = 144;
     static void open(Rows rows, Head& head) { open_scales(rows, head); }
-    template <int J> static void part(Rows rows, Head& head, Part& p) {
+    template <int J> [[gnu::always_inline]] static void part(Rows rows, Head& head, Part& p) {
         run<J>(rows, 16, head, p);
         scales<J>(head, p);
     }
@@ -258,7 +258,7 @@ struct BlockQ5_K : Minimums {
         open_scales(rows, head);
         rows.bytes<8>(16, head.fifths);
     }
-    template <int J> static void part(Rows rows, Head& head, Part& p) {
+    template <int J> [[gnu::always_inline]] static void part(Rows rows, Head& head, Part& p) {
         run<J>(rows, 48, head, p);
         for (int i = 0; i < 8; i++) p.w[i] = either(p.w[i], left<4>(both(right<J>(head.fifths[i]), splat8(1))));
         scales<J>(head, p);
@@ -275,11 +275,11 @@ struct BlockQ6_K : Super {
         rows.bytes<4>(192, head.scales);
         head.d = rows.halves(208);
     }
-    template <int S> static F scale(const Head& head) {
+    template <int S> [[gnu::always_inline]] static F scale(const Head& head) {
         return mul(head.d, to_float(right_signed<24>(left<24 - S % 4 * 8>(head.scales[S / 4]))));
     }
     // 128 weights: nibbles of 64 bytes, the low ones first; two upper bits each, in four planes of 32 bytes.
-    template <int J> static void part(Rows rows, Head& head, Part& p) {
+    template <int J> [[gnu::always_inline]] static void part(Rows rows, Head& head, Part& p) {
         constexpr int plane = J % 4;
         if constexpr (plane == 0) {
             rows.bytes<16>(J * 16, head.low);
@@ -307,7 +307,7 @@ struct BlockIQ4_XS : Super {
         head.upper = right<16>(first);
         head.lower = rows.dwords(4);
     }
-    template <int J> static void part(Rows rows, Head& head, Part& p) {
+    template <int J> [[gnu::always_inline]] static void part(Rows rows, Head& head, Part& p) {
         V packed[4];
         rows.bytes<4>(8 + 16 * J, packed);
         nibbles(packed, p.w);

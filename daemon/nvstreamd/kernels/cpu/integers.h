@@ -8,7 +8,7 @@
 namespace {
 
 // The integer of half `h` of a block, or of the whole where the format has no halves.
-template <class T> inline V dot(const Part& p, const V* magnitudes, const Block& x, int h) {
+template <class T> [[gnu::always_inline]] inline V dot(const Part& p, const V* magnitudes, const Block& x, int h) {
     constexpr int N = 8 / T::HALVES;
     const int which = T::HALVES == 1 ? 2 : h;
     if constexpr (T::SIGNED) {
@@ -21,7 +21,7 @@ template <class T> inline V dot(const Part& p, const V* magnitudes, const Block&
     }
 }
 
-template <class T> inline F step(const Part& p, const V* magnitudes, const Block& x, F total) {
+template <class T> [[gnu::always_inline]] inline F step(const Part& p, const V* magnitudes, const Block& x, F total) {
     for (int h = 0; h < T::HALVES; h++) {
         total = fma(mul(p.scale[h], splat(x.d)), to_float(dot<T>(p, magnitudes, x, h)), total);
     }
@@ -35,7 +35,8 @@ template <class T> inline F step(const Part& p, const V* magnitudes, const Block
 
 // Parts J on of one block; totals [rows][W]. `x` is the block of the first row, `width` rows lie beside each other.
 template <class T, bool ONE, int J>
-inline void parts(Rows rows, typename T::Head& head, const Block* x, int64_t width, float* totals, F& one) {
+[[gnu::always_inline]] inline void parts(Rows rows, typename T::Head& head, const Block* x, int64_t width,
+                                         float* totals, F& one) {
     if constexpr (J < T::LENGTH / BLOCK) {
         Part p;
         T::template part<J>(rows, head, p);

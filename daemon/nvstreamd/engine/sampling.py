@@ -104,8 +104,13 @@ def choose(row: npt.NDArray[np.float32], tokens: Sequence[int], sampling: Sampli
 
     Raises NvstreamError when no token is left to choose.
     """
-    logits: Floats = row.astype(np.float64)
     penalties = (sampling.repetition_penalty != 1, sampling.presence_penalty != 0, sampling.frequency_penalty != 0)
+    if sampling.temperature == 0 and allowed is None and not any(penalties):
+        # argmax finds a NaN or an infinity where there is one: those take the long way.
+        best = int(row.argmax())
+        if np.isfinite(row[best]):
+            return best
+    logits: Floats = row.astype(np.float64)
     if any(penalties) and sampling.penalty_window:
         penalise(logits, tokens[-sampling.penalty_window :], sampling)
     if allowed is not None:

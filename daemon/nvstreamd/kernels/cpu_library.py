@@ -37,11 +37,11 @@ class CpuLibrary:
 
     def __init__(self, path: Path = LIBRARY) -> None:
         self._dll = ctypes.CDLL(str(path))
-        self._declare()
-        found = self._dll.nv_abi()
+        found = self._dll.nv_abi() if hasattr(self._dll, "nv_abi") else "none"
         if found != ABI:
             raise KernelError(f"{path}: built for version {found} of the kernels' interface, expected {ABI}",
-                                "build the package again: scripts/build_kernels.py")
+                              "build the package again: scripts/build_kernels.py")
+        self._declare()
 
     def _declare(self) -> None:
         pointer, whole, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -84,7 +84,7 @@ class CpuContext:
         self._handle = self._dll.nv_open(self.kernel.number, self.threads)
         if not self._handle:
             raise KernelError(f"the kernels for {self.kernel.name} could not start {self.threads} threads",
-                                "give the engine fewer threads or more memory")
+                              "give the engine fewer threads or more memory")
         stack.callback(self._close)
 
     def _close(self) -> None:

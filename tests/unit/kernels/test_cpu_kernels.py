@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from nvstreamd import ggml
+from nvstreamd.errors import KernelError
 from nvstreamd.ggml import GgmlType
 from nvstreamd.kernels.batch import PAGE_TOKENS, Batch, Cache, Heads, Span
 from nvstreamd.kernels.cpu_library import InstructionSet
@@ -193,3 +194,14 @@ def test_attention_is_the_references(kernel: InstructionSet, heads: Heads, norme
     torch.testing.assert_close(ours.keys, theirs.keys, rtol=1e-3, atol=1e-4)
     assert torch.equal(ours.values, theirs.values)
     torch.testing.assert_close(found, wanted, rtol=2e-3, atol=2e-3)
+
+
+def test_a_page_that_is_not_there_is_refused() -> None:
+    """C++ would write behind the cache."""
+    heads = Heads(2, 1, 16, True, 1e-5)
+    cache = Cache(torch.zeros(1, 4, 1, 16, PAGE_TOKENS).half(), torch.zeros(1, 4, 1, PAGE_TOKENS, 16).half())
+    angles = torch.zeros(1, 8)
+    with cpu_ops(INSTRUCTION_SETS[0]) as ops:
+        for page in (-1, 4):
+            with pytest.raises(KernelError, match="page"):
+                ops.attention(heads, cache, Batch([Span(0, 1, 0, [page])], angles, angles))

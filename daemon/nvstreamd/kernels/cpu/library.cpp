@@ -3,6 +3,7 @@
 // Work is cut into chunks of weight rows. Rows of activations are never split: all that pass by use a chunk while it is
 // in the cache.
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -27,7 +28,7 @@ const Kernels* const KERNELS[] = {
 };
 constexpr int KERNEL_COUNT = sizeof KERNELS / sizeof *KERNELS;
 
-constexpr int64_t CHUNK_BYTES = 32 << 10;
+constexpr int64_t CHUNK_BYTES = 128 << 10;
 constexpr int64_t CHUNKS_A_THREAD = 4;
 constexpr int64_t CHUNK_ALIGNMENT = 16;
 constexpr int64_t ALONE = 16 << 10;  // below so many elements waking helpers costs more than it saves
@@ -264,10 +265,14 @@ void nv_norm(Context* context, const float* x, const float* weight, int64_t rows
 
 // Whether no element is NaN or infinite.
 int32_t nv_finite(const float* x, int64_t count) {
-    float total = 0;
-    // 0 * x is 0, or NaN where x is not finite.
-    for (int64_t i = 0; i < count; i++) total += 0.0f * x[i];
-    return total == 0;
+    const auto* bytes = reinterpret_cast<const uint8_t*>(x);
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t raw;
+        std::memcpy(&raw, bytes + 4 * i, sizeof raw);
+        bad |= (raw & 0x7f800000) == 0x7f800000;
+    }
+    return bad == 0;
 }
 
 // Reads all bytes with all threads, in pieces; the result only keeps the loads alive.

@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint proto bench bench-streaming clean setup-demo setup-test
+.PHONY: help demo test test-fast lint proto bench bench-streaming bench-kernels bench-engine llamacpp clean setup-demo setup-test
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -31,10 +31,19 @@ lint: setup-test ## ruff, mypy, import-linter, buf
 proto: setup-test ## makes the committed protobuf code again from proto/
 	$(VENV)/python scripts/generate_protos.py
 
-bench: bench-streaming ## every bench; tables here, figures in build/bench/*.json
+bench: bench-streaming bench-kernels bench-engine ## every bench; tables here, figures in build/bench/*.json
 
 bench-streaming: setup-test ## bandwidth while generating against the drive alone (build/bench/streaming.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.streaming
+
+bench-kernels: setup-test ## products of every type against a plain read of memory (build/bench/kernels.json)
+	PYTHONPATH=tests $(VENV)/python -m bench.kernels
+
+bench-engine: setup-test llamacpp ## decode, prefill and eight users beside llama.cpp (build/bench/engine.json)
+	PYTHONPATH=tests $(VENV)/python -m bench.engine
+
+llamacpp: setup-test ## builds llama.cpp for this processor, once, into build/llama.cpp: the peer of bench-engine
+	@$(VENV)/python scripts/build_llamacpp.py
 
 clean: ## removes the environment and everything built
 	rm -rf .venv build

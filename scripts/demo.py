@@ -28,7 +28,7 @@ from nvstream.v1.status_pb2_grpc import StatusStub
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "build/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 BUDGET = "60MiB"
-QUESTIONS = ("What is the capital of France?", "Name three primary colours.", "Why is the sky blue?")
+QUESTIONS = ("What colour is the sky?", "What is 2 + 2?", "Name three primary colours.")
 TOKENS = 28
 START_SECONDS = 60.0
 MIB = 1 << 20

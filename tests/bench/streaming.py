@@ -3,9 +3,10 @@
 One run, one daemon, one file: the model is loaded twice, once wholly resident (its passes are the compute time) and
 once under a budget that makes most of it stream. Rounds interleave the drive alone with the streamed model for one user
 and for eight; every figure is a median over the rounds. Virtual drives allow bursts: the drive is read until its rate
-holds still before anything counts, and is then kept busy, so that both sides of a ratio meet the same drive.
+holds still before anything counts. Where it never does, or with --cap, a ceiling below its slowest rate holds it still,
+so that both sides of a ratio, and a prediction, meet the same drive; the table says so.
 
-    python -m bench.streaming [--shape 1b] [--family llama] [--type F16] [--rounds 5]
+    python -m bench.streaming [--shape 1b] [--family llama] [--type F16] [--rounds 5] [--cap MB_PER_SECOND]
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.drive_cap import Idle, NoCap, capped
 from bench.report import Bar, show, write
 from nvdma.arena import Arena
 from nvdma.bandwidth import Extent, measure
@@ -41,10 +43,12 @@ from support.vocabularies import real_vocabulary
 MIB = 1 << 20
 MODELS = ROOT / "build/models"
 USERS = 8
-PASSES = 6
+PASSES = 4
 RAW_SECONDS = 2.0
 STILL = 1.1
-MOST_READINGS = 20
+MOST_READINGS = 12
+STEADY = 4
+SAFE = 0.75
 BARS = {
     "io_fraction_of_raw": Bar(0.90),
     "pass_over_bound": Bar(1.10, most=True),
@@ -88,14 +92,18 @@ def raw_bandwidth(path: Path, backend: str) -> float:
         return measure(chosen, sources, arena, BLOCK, DEPTH, seconds=RAW_SECONDS, extents=extents).bytes_per_second
 
 
-def settle(path: Path, backend: str) -> None:
-    """Reads until three readings in a row agree: what a burst allowed is used up. Says so when they never do."""
+def settle(path: Path) -> int | None:
+    """Reads until three readings in a row agree: what a burst allowed is used up.
+
+    Returns None, or, when they never do, a rate that the drive can hold: a part of its slowest.
+    """
     readings: list[float] = []
     while len(readings) < MOST_READINGS:
-        readings.append(raw_bandwidth(path, backend))
-        if len(readings) >= 3 and max(readings[-3:]) < STILL * min(readings[-3:]):
-            return
+        readings.append(raw_bandwidth(path, "uring"))
+        if len(readings) >= STEADY and max(readings[-STEADY:]) < STILL * min(readings[-STEADY:]):
+            return None
     Console().print(f"the drive's rate does not hold still: {[round(rate / 1e9, 2) for rate in readings]} GB/s")
+    return int(min(readings) * SAFE)
 
 
 def pass_seconds(daemon: Daemon, model: str, users: int) -> float:
@@ -130,10 +138,11 @@ def run(path: Path, rounds: int, budget: int, directory: Path) -> tuple[Samples,
         backend = daemon.load("resident", size).placement.backend
         pass_seconds(daemon, "resident", 1)
         samples.resident = [pass_seconds(daemon, "resident", 1) for _ in range(rounds)]
-        settle(path, backend)
         daemon.load("streamed", budget)
         pass_seconds(daemon, "streamed", 1)
         for _ in range(rounds):
+            # Read-ahead goes on until its slots are full: the drive alone is the drive once that has ended.
+            daemon.wait("the read-ahead to end", Idle(path))
             samples.raw.append(raw_bandwidth(path, backend))
             samples.one.append(pass_seconds(daemon, "streamed", 1))
             samples.eight.append(pass_seconds(daemon, "streamed", USERS))
@@ -141,8 +150,8 @@ def run(path: Path, rounds: int, budget: int, directory: Path) -> tuple[Samples,
     return samples, placement
 
 
-def report(path: Path, samples: Samples, placement: Placement) -> None:
-    """Medians, ratios and the table."""
+def report(path: Path, samples: Samples, placement: Placement, drive: str) -> None:
+    """Medians, ratios and the table; `drive` says whether a ceiling held it."""
     raw, resident, one, eight = (statistics.median(getattr(samples, name)) for name in Samples.__slots__)
     streamed = placement.streamed_bytes_per_pass
     io_seconds = streamed / raw
@@ -162,6 +171,7 @@ def report(path: Path, samples: Samples, placement: Placement) -> None:
         "predicted, s": f"{placement.predicted_pass_seconds:.3f}",
         "budget, MiB": f"{placement.budget / MIB:.0f} of {path.stat().st_size / MIB:.0f}",
         "bound by": "I/O" if io_seconds > resident else "compute: the I/O bars do not apply",
+        "drive": drive,
         "path, kernel": f"{placement.backend}, {placement.kernel}",
     }
     show(f"streaming {path.stem}, medians of {len(samples.one)}", ratios, BARS, plain)
@@ -177,11 +187,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--type", choices=sorted(ggml.BY_NAME), default="F16")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--budget-fraction", type=float, default=0.25, help="of the file's size")
+    parser.add_argument("--cap", type=int, help="MB/s that the drive is held at; if not given, only when unsteady")
     chosen = parser.parse_args(arguments)
     path = model_file(chosen.shape, chosen.family, chosen.type)
-    with tempfile.TemporaryDirectory() as scratch:
-        budget = int(path.stat().st_size * chosen.budget_fraction)
-        report(path, *run(path, chosen.rounds, budget, Path(scratch)))
+    cap = chosen.cap * 10**6 if chosen.cap else settle(path)
+    budget = int(path.stat().st_size * chosen.budget_fraction)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        drive = hold(path, cap, stack)
+        report(path, *run(path, chosen.rounds, budget, scratch), drive)
+
+
+def hold(path: Path, cap: int | None, stack: ExitStack) -> str:
+    """Puts the ceiling on the drive; what the table says about it."""
+    if cap is None:
+        return "as fast as it is"
+    try:
+        stack.enter_context(capped(path, cap))
+    except NoCap as error:
+        return f"not steady, and not held: {error}"
+    return f"held at {cap / 1e9:.2f} GB/s by a cgroup"
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from nvstreamd.errors import NvstreamError
 from nvstreamd.wire.engine_pb2 import Ended, FromEngine, Prefilled, Queued, Stats, ToEngine, Tokens
 
 Command = Callable[[], None]
+STATS_SECONDS = 0.05
 
 
 def verdict_on(request: Request) -> tuple[public.FinishReason.ValueType, str | None] | None:
@@ -56,6 +57,7 @@ class Server:
         self.passes = 0
         self.tokens = 0
         self.pass_seconds: deque[float] = deque(maxlen=32)
+        self.reported = 0.0
 
     def serve(self) -> None:
         """Returns when the daemon is gone. Raises NvstreamError when the model cannot go on."""
@@ -156,7 +158,8 @@ class Server:
                     prefilled=Prefilled(id=item.request.id, done=done, total=item.request.prompt_length)))
         if sum(item.count for item in work) <= self.loaded.runner.ops.row_tile:
             self.pass_seconds.append(seconds)
-        self._send_stats()
+        if time.monotonic() - self.reported >= STATS_SECONDS:
+            self._send_stats()
 
     def _account(self, item: Work, resident: int) -> None:
         item.request.passes += 1
@@ -219,6 +222,8 @@ class Server:
         self.scheduler.remove(request)
 
     def _send_stats(self) -> None:
+        """While passes run a few times a second: each report costs the daemon as much as a token does."""
+        self.reported = time.monotonic()
         counters = self.loaded.streamer.counters
         self.channel.send(FromEngine(stats=Stats(
             running=len(self.scheduler.running),

@@ -234,8 +234,6 @@ class ServedModel:
                 self._take_event(stream, report, kind)
 
     def _take_stats(self, stats: Stats) -> None:
-        if stats.tokens_generated > self.stats.tokens_generated:
-            self._lost_in_a_row = 0
         self.stats = stats
         if stats.HasField("pass_seconds"):
             self.placement.measured_pass_seconds = stats.pass_seconds
@@ -258,6 +256,7 @@ class ServedModel:
         elif kind == "prefilled":
             stream.progress(public.PHASE_PREFILL, report.prefilled.done, report.prefilled.total)
         elif kind == "tokens":
+            self._lost_in_a_row = 0
             stream.deliver(report.tokens.delta)
         elif kind == "ended":
             self.streams.pop(report.ended.id)

@@ -1,0 +1,218 @@
+// How fast is llama.cpp itself? Loads a model once, then answers one command a line with one line of JSON.
+//
+//   peer MODEL THREADS default|mapped
+//       decode SEQUENCES TOKENS    a short prompt each, then TOKENS greedy steps of SEQUENCES rows, all timed
+//                                  but the first
+//       prefill TOKENS             one prompt in one go
+//
+// `default` leaves loading to llama.cpp, which copies weights into the layout of its fastest kernels; `mapped` maps the
+// file and computes from it, so that the kernel may drop weights and read them again. Every context is warm: it has run
+// its command once before the run that is timed. What is not set here is llama.cpp's default: flash attention, KV F16.
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "llama.h"
+
+namespace {
+
+constexpr int kBatch = 512;
+constexpr int kPrompt = 3;
+constexpr int kMostSequences = 64;
+constexpr int kStride = 4999;  // between the tokens of a long prompt, so that they differ
+
+using Clock = std::chrono::steady_clock;
+
+struct Command {
+    std::string name;
+    int sequences = 1;
+    int tokens = 0;
+
+    bool same_context(const Command & other) const {
+        return name == other.name && sequences == other.sequences && tokens == other.tokens;
+    }
+};
+
+struct Timing {
+    int tokens;
+    double seconds;
+};
+
+struct FreeModel { void operator()(llama_model * model) const { llama_model_free(model); } };
+struct FreeContext { void operator()(llama_context * context) const { llama_free(context); } };
+using Model = std::unique_ptr<llama_model, FreeModel>;
+using Context = std::unique_ptr<llama_context, FreeContext>;
+
+// The rows of one llama_decode.
+class Batch {
+public:
+    explicit Batch(int rows) : batch_(llama_batch_init(rows, 0, 1)) {}
+    ~Batch() { llama_batch_free(batch_); }
+    Batch(const Batch &) = delete;
+    Batch & operator=(const Batch &) = delete;
+
+    void clear() { batch_.n_tokens = 0; }
+
+    void add(llama_token token, int position, int sequence, bool output) {
+        const int row = batch_.n_tokens++;
+        batch_.token[row] = token;
+        batch_.pos[row] = position;
+        batch_.n_seq_id[row] = 1;
+        batch_.seq_id[row][0] = sequence;
+        batch_.logits[row] = output;
+    }
+
+    void decode(llama_context * context) const {
+        const int status = llama_decode(context, batch_);
+        if (status != 0) throw std::runtime_error("llama_decode: status " + std::to_string(status));
+    }
+
+private:
+    llama_batch batch_;
+};
+
+llama_token likeliest(const float * logits, int vocabulary) {
+    return static_cast<llama_token>(std::max_element(logits, logits + vocabulary) - logits);
+}
+
+double since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+class Peer {
+public:
+    Peer(const std::string & path, int threads, bool mapped) : threads_(threads) {
+        llama_model_params params = llama_model_default_params();
+        if (mapped) {
+            params.load_mode = LLAMA_LOAD_MODE_MMAP;
+            params.use_extra_bufts = false;
+        }
+        model_.reset(llama_model_load_from_file(path.c_str(), params));
+        if (!model_) throw std::runtime_error("llama.cpp does not load " + path);
+        vocabulary_ = llama_vocab_n_tokens(llama_model_get_vocab(model_.get()));
+    }
+
+    Timing run(const Command & command) {
+        if (!context_ || !command.same_context(last_)) {
+            make_context(command);
+            once(command);
+        }
+        return once(command);
+    }
+
+private:
+    void make_context(const Command & command) {
+        context_.reset();
+        llama_context_params params = llama_context_default_params();
+        params.n_ctx = command.sequences * (kPrompt + command.tokens + 1);
+        params.n_batch = kBatch;
+        params.n_ubatch = kBatch;
+        params.n_seq_max = command.sequences;
+        params.n_threads = threads_;
+        params.n_threads_batch = threads_;
+        context_.reset(llama_init_from_model(model_.get(), params));
+        if (!context_) throw std::runtime_error("llama.cpp makes no context");
+        last_ = command;
+    }
+
+    Timing once(const Command & command) {
+        llama_memory_clear(llama_get_memory(context_.get()), true);
+        return command.name == "decode" ? decode(command.sequences, command.tokens) : prefill(command.tokens);
+    }
+
+    Timing decode(int sequences, int tokens) {
+        Batch batch(sequences * kPrompt);
+        std::vector<llama_token> next(sequences);
+        for (int sequence = 0; sequence < sequences; ++sequence) {
+            for (int i = 0; i < kPrompt; ++i) batch.add(i == 0 ? sequence + 1 : i + 1, i, sequence, i == kPrompt - 1);
+        }
+        batch.decode(context_.get());
+        choose(next, kPrompt);
+        Clock::time_point start;
+        for (int step = 0; step < tokens; ++step) {
+            if (step == 1) start = Clock::now();
+            batch.clear();
+            for (int sequence = 0; sequence < sequences; ++sequence) {
+                batch.add(next[sequence], kPrompt + step, sequence, true);
+            }
+            batch.decode(context_.get());
+            choose(next, 1);
+        }
+        return {sequences * (tokens - 1), since(start)};
+    }
+
+    // The next token of every sequence; its last row is every `stride`-th of the batch.
+    void choose(std::vector<llama_token> & next, int stride) const {
+        for (size_t sequence = 0; sequence < next.size(); ++sequence) {
+            const int row = static_cast<int>(sequence + 1) * stride - 1;
+            next[sequence] = likeliest(llama_get_logits_ith(context_.get(), row), vocabulary_);
+        }
+    }
+
+    Timing prefill(int tokens) {
+        Batch batch(tokens);
+        for (int i = 0; i < tokens; ++i) batch.add((i * kStride + 1) % vocabulary_, i, 0, i == tokens - 1);
+        const Clock::time_point start = Clock::now();
+        batch.decode(context_.get());
+        likeliest(llama_get_logits_ith(context_.get(), tokens - 1), vocabulary_);
+        return {tokens, since(start)};
+    }
+
+    int threads_;
+    int vocabulary_ = 0;
+    Model model_;
+    Context context_;
+    Command last_;
+};
+
+Command parse(const std::string & line) {
+    std::istringstream words(line);
+    Command command;
+    words >> command.name;
+    if (command.name == "decode") words >> command.sequences;
+    words >> command.tokens;
+    const bool decode = command.name == "decode" && command.tokens >= 2;
+    const bool prefill = command.name == "prefill" && command.tokens >= 1 && command.tokens <= kBatch;
+    if (!words || !(decode || prefill) || command.sequences < 1 || command.sequences > kMostSequences) {
+        throw std::runtime_error("not a command: decode SEQUENCES TOKENS, prefill TOKENS");
+    }
+    return command;
+}
+
+void answer(Peer & peer) {
+    for (std::string line; std::getline(std::cin, line);) {
+        const Timing timing = peer.run(parse(line));
+        std::printf("{\"tokens\": %d, \"seconds\": %.6f}\n", timing.tokens, timing.seconds);
+        std::fflush(stdout);
+    }
+}
+
+}  // namespace
+
+int main(int count, char ** arguments) {
+    const std::string mode = count == 4 ? arguments[3] : "";
+    if (mode != "default" && mode != "mapped") {
+        std::cerr << "usage: peer MODEL THREADS default|mapped\n";
+        return 2;
+    }
+    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+    llama_backend_init();
+    try {
+        Peer peer(arguments[1], std::stoi(arguments[2]), mode == "mapped");
+        std::printf("{\"system\": \"%s\"}\n", llama_print_system_info());
+        std::fflush(stdout);
+        answer(peer);
+    } catch (const std::exception & error) {
+        std::cerr << "peer: " << error.what() << "\n";
+        return 1;
+    }
+    return 0;
+}

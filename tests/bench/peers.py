@@ -1,0 +1,75 @@
+"""Which llama.cpp does a bench measure against, and how is it asked? A process that answers a command a line.
+
+The native build of scripts/build_llamacpp.py when it is there, otherwise the wheel that is the oracle of the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from support.files import ROOT
+
+NATIVE = ROOT / "build/llama.cpp/peer"
+DEADLINE = 600.0
+
+
+class PeerError(RuntimeError):
+    """llama.cpp ended or did not answer."""
+
+
+@dataclass(slots=True)
+class Peer:
+    """llama.cpp with a model loaded."""
+
+    process: subprocess.Popen[bytes]
+
+    def answer(self) -> dict[str, Any]:
+        """The next line of JSON."""
+        assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], DEADLINE)[0]:
+            raise PeerError(f"llama.cpp did not answer for {DEADLINE} s")
+        line = self.process.stdout.readline()
+        if not line:
+            raise PeerError(f"llama.cpp ended with status {self.process.wait(timeout=DEADLINE)}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def rate(self, command: str) -> float:
+        """Tokens a second of `decode SEQUENCES TOKENS` or `prefill TOKENS`."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{command}\n".encode())
+        timing = self.answer()
+        return float(timing["tokens"]) / float(timing["seconds"])
+
+
+def name() -> str:
+    """What is measured against, for the table."""
+    if NATIVE.exists():
+        return "llama.cpp built for this processor (build/llama.cpp/peer)"
+    return f"the wheel xllamacpp {version('xllamacpp')}; scripts/build_llamacpp.py makes the native one"
+
+
+@contextmanager
+def peer(path: Path, threads: int, mapped: bool) -> Iterator[Peer]:
+    """llama.cpp with the model loaded; `mapped` leaves the weights in the file, where they can be dropped."""
+    program = [str(NATIVE)] if NATIVE.exists() else [sys.executable, "-m", "bench.xllamacpp_peer"]
+    command = [*program, str(path), str(threads), "mapped" if mapped else "default"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0)
+    try:
+        found = Peer(process)
+        found.answer()
+        yield found
+    finally:
+        process.kill()
+        process.communicate()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import torch
 
 from nvstreamd.architectures.hyper import Hyper
@@ -21,10 +23,14 @@ def heads_of(hyper: Hyper) -> Heads:
     return Heads(hyper.heads, hyper.kv_heads, hyper.head_dim, hyper.family.interleaved_rope, hyper.epsilon)
 
 
+def untouched_zeros(elements: int) -> torch.Tensor:
+    """float16 zeros that take memory only where something was written: the kernel's own zero pages."""
+    return torch.frombuffer(mmap.mmap(-1, elements * BYTES_PER_ELEMENT), dtype=torch.float16)
+
+
 def make_cache(hyper: Hyper, pages: int) -> Cache:
     """Empty keys and values. Zeros, not garbage: a NaN that is masked away would still poison a weighted sum."""
     shape = (hyper.layers, pages, hyper.kv_heads)
     elements = hyper.layers * pages * hyper.kv_heads * PAGE_TOKENS * hyper.head_dim
-    keys = torch.zeros(elements, dtype=torch.float16)
-    values = torch.zeros(elements + SLACK, dtype=torch.float16)[:elements]
+    keys, values = untouched_zeros(elements), untouched_zeros(elements + SLACK)[:elements]
     return Cache(keys.view(*shape, hyper.head_dim, PAGE_TOKENS), values.view(*shape, PAGE_TOKENS, hyper.head_dim))

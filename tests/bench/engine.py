@@ -2,8 +2,9 @@
 
 Both sides hold the same file with the same number of threads, and take turns: a round of ours, a round of theirs. Ours
 goes through the real daemon and the real gRPC client. Every ratio is ours over theirs in tokens a second, of medians
-over the rounds. Where memory is short, daemon and engine together live in a memory cgroup of half the model and 200 MiB
-and llama.cpp in another as large, with the file mapped; the weights' budget of ours is half the model. A side that
+over the rounds. Where memory is short, daemon and engine together live in a memory cgroup of half the model, the KV
+budget and 200 MiB, and llama.cpp in another as large, with the file mapped; the weights' budget of ours is half the
+model. A side that
 fails says so in the table: ours then has the rate 0, without theirs there is no ratio. A round in which other programs
 computed is taken again, a few times; what was not quiet in the end is named in the table and worth little.
 
@@ -133,7 +134,7 @@ def groups(setting: Setting, size: int, stack: ExitStack) -> list[MemoryGroup | 
     """Where memory is short a group for ours and one for theirs, otherwise none."""
     if not setting.short:
         return [None, None]
-    return [stack.enter_context(memory_group(side, size // 2 + EXTRA)) for side in ("ours", "theirs")]
+    return [stack.enter_context(memory_group(side, size // 2 + SHORT_KV + EXTRA)) for side in ("ours", "theirs")]
 
 
 def inside(group: MemoryGroup | None) -> AbstractContextManager[None]:

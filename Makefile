@@ -36,7 +36,7 @@ bench: bench-streaming bench-kernels bench-engine ## every bench; tables here, f
 bench-streaming: setup-test ## bandwidth while generating against the drive alone (build/bench/streaming.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.streaming
 
-bench-kernels: setup-test ## products of every type against a plain read of memory (build/bench/kernels.json)
+bench-kernels: setup-test llamacpp ## products of every type against a plain read of memory (build/bench/kernels.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.kernels
 
 bench-engine: setup-test llamacpp ## decode, prefill and eight users beside llama.cpp (build/bench/engine.json)

@@ -1,7 +1,7 @@
 """Where does the llama.cpp that the bench measures against come from? Its sources, built for this very processor.
 
 pip fetches the source distribution of `llama-cpp-python`, which carries llama.cpp; cmake and ninja build the library
-with GGML_NATIVE, and tests/bench/llamacpp_peer.cpp becomes build/llama.cpp/peer. About 10 minutes on 2 cores, once:
+with GGML_NATIVE, and two programs of tests/bench are built against it. About 10 minutes on 2 cores, once:
 what is there already is not built again. Standard library only. Usage: .venv/bin/python scripts/build_llamacpp.py
 """
 
@@ -19,8 +19,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "build/llama.cpp"
-SOURCE, OUT, PEER = HOME / "source", HOME / "out", HOME / "peer"
-PROGRAM = ROOT / "tests/bench/llamacpp_peer.cpp"
+SOURCE, OUT = HOME / "source", HOME / "out"
+# What is built against it: the peer of bench-engine and that of bench-kernels.
+PROGRAMS = {HOME / "peer": ROOT / "tests/bench/llamacpp_peer.cpp",
+            HOME / "products": ROOT / "tests/bench/ggml_products.cpp"}
 NAME, VERSION = "llama-cpp-python", "0.3.36"
 INSIDE = "vendor/llama.cpp/"
 JOBS = min(2, len(os.sched_getaffinity(0)))
@@ -82,12 +84,12 @@ def build_library() -> None:
     run("cmake", "--build", OUT, "--parallel", str(JOBS), "--target", "llama")
 
 
-def build_peer() -> None:
-    """build/llama.cpp/peer, which finds its libraries beside it."""
-    say(f"building {PEER.relative_to(ROOT)}")
+def build_program(program: Path, source: Path) -> None:
+    """A program that finds its libraries beside it."""
+    say(f"building {program.relative_to(ROOT)}")
     compiler = next(filter(None, map(shutil.which, TOOLS["a C++ compiler"])))
     run(compiler, "-std=c++17", "-O2", "-Wall", "-Wextra", "-I", SOURCE / "include", "-I", SOURCE / "ggml/include",
-        PROGRAM, "-o", PEER, "-L", OUT / "bin", "-lllama", "-lggml", "-lggml-cpu", "-lggml-base",
+        source, "-o", program, "-L", OUT / "bin", "-lllama", "-lggml", "-lggml-cpu", "-lggml-base",
         "-Wl,-rpath,$ORIGIN/out/bin")
 
 
@@ -99,19 +101,21 @@ def stamp(kind: str, *parts: bytes) -> Path:
 
 def main() -> None:
     """Builds what is missing, nothing when all is there."""
-    library, peer = stamp("library"), stamp("peer", PROGRAM.read_bytes())
-    if library.exists() and peer.exists():
+    library = stamp("library")
+    programs = stamp("programs", *(source.read_bytes() for source in PROGRAMS.values()))
+    if library.exists() and programs.exists():
         return
     check_tools()
     if not library.exists():
         fetch()
         build_library()
         library.touch()
-    build_peer()
-    for old in set(HOME.glob("ready-*")) - {library, peer}:
+    for program, source in PROGRAMS.items():
+        build_program(program, source)
+    for old in set(HOME.glob("ready-*")) - {library, programs}:
         old.unlink()
-    peer.touch()
-    say(f"{PEER.relative_to(ROOT)} is ready")
+    programs.touch()
+    say("llama.cpp is ready")
 
 
 if __name__ == "__main__":

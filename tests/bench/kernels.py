@@ -1,7 +1,8 @@
 """How close does a product come to the memory's speed? Writes build/bench/kernels.json.
 
 For each type a matrix of 14336 x 4096, larger than the caches. Rounds interleave the product of one row of activations,
-and of wider ones, with a plain read of the same bytes by the same threads; figures are medians over the rounds.
+and of wider ones, with a plain read of the same bytes by the same threads, and with the product of ggml's CPU backend
+where build/llama.cpp is there (make llamacpp); figures are medians over the rounds.
 
     python -m bench.kernels [--threads N] [--rounds 5] [--type Q4_0 ...]
 """
@@ -14,10 +15,12 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 
+from bench.peers import PRODUCTS, Peer, ggml_products
 from bench.report import Bar, show, write
 from nvstreamd import ggml
 from nvstreamd.ggml import GgmlType
@@ -47,42 +50,63 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def measure(ops: CpuOps, weight: Weight, rounds: int) -> tuple[float, dict[int, float]]:
-    """Bytes of weights a second: of the plain read, and of the product by its width."""
-    nbytes = weight.data.numel()
-    reads: list[float] = []
-    products: dict[int, list[float]] = {width: [] for width in WIDTHS}
+@dataclass(slots=True)
+class Samples:
+    """Seconds, one entry a round: plain reads, our products and ggml's by their width."""
+
+    reads: list[float] = field(default_factory=list)
+    ours: dict[int, list[float]] = field(default_factory=lambda: {width: [] for width in WIDTHS})
+    theirs: dict[int, list[float]] = field(default_factory=lambda: {width: [] for width in WIDTHS})
+
+
+def measure(ops: CpuOps, weight: Weight, rounds: int, peer: Peer | None) -> Samples:
+    """All rounds of one type."""
+    samples = Samples()
     inputs = {width: (torch.randn(width, COLUMNS), torch.empty(width, ROWS)) for width in WIDTHS}
     for number in range(rounds + 1):
         for width, (x, y) in inputs.items():
-            taken = seconds(lambda: ops.linear(x, weight, y))  # noqa: B023
-            read = seconds(lambda: ops.context.read(weight.data.data_ptr(), nbytes))
+            # The first of two finds the threads awake, and ggml's gone to sleep.
+            ours = [seconds(lambda: ops.linear(x, weight, y)) for _ in range(2)][1]  # noqa: B023
+            read = seconds(lambda: ops.context.read(weight.data.data_ptr(), weight.data.numel()))
+            theirs = peer.seconds(f"{weight.type.id} {width}") if peer else 0.0
             if number:  # the first round warms up
-                products[width].append(taken)
-                reads.append(read)
-    return nbytes / statistics.median(reads), {width: nbytes / statistics.median(taken)
-                                               for width, taken in products.items()}
+                samples.ours[width].append(ours)
+                samples.reads.append(read)
+                samples.theirs[width].append(theirs)
+    return samples
 
 
-def run(ops: CpuOps, kinds: Sequence[GgmlType], rounds: int) -> None:
+def lines(kind: GgmlType, samples: Samples, peer: Peer | None) -> dict[str, str]:
+    """What the table says of a type beside its ratio."""
+    nbytes, ours = ROWS * kind.row_bytes(COLUMNS), {w: statistics.median(t) for w, t in samples.ours.items()}
+    found = {
+        f"{kind.name}: read, product GB/s":
+            f"{nbytes / statistics.median(samples.reads) / 1e9:.1f}, {nbytes / ours[1] / 1e9:.1f}",
+        f"{kind.name}: 1e9 multiplications/s by rows":
+            "  ".join(f"{width}: {width * ROWS * COLUMNS / taken / 1e9:.0f}" for width, taken in ours.items()),
+    }
+    if peer:
+        found[f"{kind.name}: ggml's time over ours by rows"] = "  ".join(
+            f"{width}: {statistics.median(taken) / ours[width]:.2f}" for width, taken in samples.theirs.items())
+    return found
+
+
+def run(ops: CpuOps, kinds: Sequence[GgmlType], rounds: int, peer: Peer | None) -> None:
     """All types, the table and the file."""
     ratios: dict[str, float] = {}
     bars: dict[str, Bar] = {}
-    plain: dict[str, str] = {"kernel": ops.name}
-    rates: dict[str, dict[str, float]] = {}
+    plain = {"kernel": ops.name, "beside": "ggml's CPU backend, native build" if peer else "nothing: make llamacpp"}
+    rounds_of: dict[str, object] = {}
     for kind in kinds:
-        read, products = measure(ops, weight_of(kind), rounds)
+        samples = measure(ops, weight_of(kind), rounds, peer)
         key = f"{kind.name.lower()}_fraction_of_read"
-        ratios[key] = products[1] / read
+        ratios[key] = statistics.median(samples.reads) / statistics.median(samples.ours[1])
         if kind.name not in ("Q2_K", "Q3_K", "F32"):
             bars[key] = FASTEST_BAR if kind.name in FAST else SLOWEST_BAR
-        weights = ROWS * COLUMNS / (ROWS * kind.row_bytes(COLUMNS))
-        wide = "  ".join(f"{width}: {width * weights * rate / 1e9:.0f}" for width, rate in products.items())
-        plain[f"{kind.name}: read, product GB/s"] = f"{read / 1e9:.1f}, {products[1] / 1e9:.1f}"
-        plain[f"{kind.name}: 1e9 multiplications/s by rows"] = wide
-        rates[kind.name] = {"read": read, **{str(width): rate for width, rate in products.items()}}
+        plain |= lines(kind, samples, peer)
+        rounds_of[kind.name] = asdict(samples)
     show(f"products with {ROWS} x {COLUMNS} weights, medians of {rounds}", ratios, bars, plain)
-    write("kernels", {**ratios, "kernel": ops.name, "bytes_per_second": rates})
+    write("kernels", {**ratios, "plain": plain, "seconds": rounds_of})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -97,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         library = CpuLibrary()
         context = CpuContext(library, library.best(), chosen.threads)
         context.open(stack)
-        run(CpuOps(context), [ggml.BY_NAME[name] for name in chosen.type], chosen.rounds)
+        peer = stack.enter_context(ggml_products(chosen.threads, COLUMNS, ROWS)) if PRODUCTS.exists() else None
+        run(CpuOps(context), [ggml.BY_NAME[name] for name in chosen.type], chosen.rounds, peer)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 from support.files import ROOT
 
 NATIVE = ROOT / "build/llama.cpp/peer"
+PRODUCTS = ROOT / "build/llama.cpp/products"
 DEADLINE = 600.0
 
 
@@ -29,7 +30,7 @@ class PeerError(RuntimeError):
 
 @dataclass(slots=True)
 class Peer:
-    """llama.cpp with a model loaded."""
+    """A process of llama.cpp or ggml that answers a command a line."""
 
     process: subprocess.Popen[bytes]
 
@@ -44,12 +45,20 @@ class Peer:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def rate(self, command: str) -> float:
-        """Tokens a second of `decode SEQUENCES TOKENS` or `prefill TOKENS`."""
+    def ask(self, command: str) -> dict[str, Any]:
+        """What a command is answered."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{command}\n".encode())
-        timing = self.answer()
+        return self.answer()
+
+    def rate(self, command: str) -> float:
+        """Tokens a second of `decode SEQUENCES TOKENS` or `prefill TOKENS`."""
+        timing = self.ask(command)
         return float(timing["tokens"]) / float(timing["seconds"])
+
+    def seconds(self, command: str) -> float:
+        """How long a product of ggml took, `TYPE WIDTH`."""
+        return float(self.ask(command)["seconds"])
 
 
 def name() -> str:
@@ -63,13 +72,24 @@ def name() -> str:
 def peer(path: Path, threads: int, mapped: bool) -> Iterator[Peer]:
     """llama.cpp with the model loaded; `mapped` leaves the weights in the file, where they can be dropped."""
     program = [str(NATIVE)] if NATIVE.exists() else [sys.executable, "-m", "bench.xllamacpp_peer"]
-    command = [*program, str(path), str(threads), "mapped" if mapped else "default"]
+    with _asked([*program, str(path), str(threads), "mapped" if mapped else "default"]) as found:
+        found.answer()
+        yield found
+
+
+@contextmanager
+def ggml_products(threads: int, columns: int, rows: int) -> Iterator[Peer]:
+    """ggml's CPU backend, asked for products of one shape."""
+    with _asked([str(PRODUCTS), str(threads), str(columns), str(rows)]) as found:
+        yield found
+
+
+@contextmanager
+def _asked(command: list[str]) -> Iterator[Peer]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0)
     try:
-        found = Peer(process)
-        found.answer()
-        yield found
+        yield Peer(process)
     finally:
         process.kill()
         process.communicate()

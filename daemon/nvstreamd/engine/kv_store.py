@@ -25,7 +25,8 @@ def heads_of(hyper: Hyper) -> Heads:
 
 def untouched_zeros(elements: int) -> torch.Tensor:
     """float16 zeros that take memory only where something was written: the kernel's own zero pages."""
-    return torch.frombuffer(mmap.mmap(-1, elements * BYTES_PER_ELEMENT), dtype=torch.float16)
+    memory = mmap.mmap(-1, elements * BYTES_PER_ELEMENT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=torch.float16)
 
 
 def make_cache(hyper: Hyper, pages: int) -> Cache:

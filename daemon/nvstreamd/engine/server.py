@@ -156,7 +156,7 @@ class Server:
                 done = min(item.request.computed, item.request.prompt_length)
                 self.channel.send(FromEngine(
                     prefilled=Prefilled(id=item.request.id, done=done, total=item.request.prompt_length)))
-        if sum(item.count for item in work) <= self.loaded.runner.ops.row_tile:
+        if all(item.count == 1 for item in work):
             self.pass_seconds.append(seconds)
         if time.monotonic() - self.reported >= STATS_SECONDS:
             self._send_stats()

@@ -74,7 +74,7 @@ class CpuContext:
 
     def __init__(self, library: CpuLibrary, kernel: InstructionSet, threads: int) -> None:
         self.kernel = kernel
-        self.threads = threads
+        self.threads = max(1, threads)
         self._dll = library._dll
         self._handle = 0
         self._linear = ctypes.create_string_buffer(LINEAR.size)

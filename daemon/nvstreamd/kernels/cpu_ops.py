@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from nvstreamd.errors import KernelError
-from nvstreamd.kernels.batch import Batch, Cache, Heads
+from nvstreamd.kernels.batch import PAGE_TOKENS, Batch, Cache, Heads
 from nvstreamd.kernels.cpu_library import ADD, GATED, NO_LINEAR, PASS, SPAN, STEP, STORE, CpuContext
 from nvstreamd.kernels.weight import Weight
 
@@ -102,6 +102,8 @@ class CpuAttention:
         for number, span in enumerate(batch.spans):
             SPAN.pack_into(spans, number * SPAN.size, span.first, span.count, span.begin, len(pages))
             pages.extend(span.pages)
+            if len(span.pages) * PAGE_TOKENS < span.begin + span.count:
+                raise KernelError(f"{span.begin + span.count} tokens in {len(span.pages)} pages", "report this")
         if max(pages) >= cache.keys.shape[1] or min(pages) < 0:
             raise KernelError(f"page {max(pages)} of a cache of {cache.keys.shape[1]}", "report this")
         # Tensors over them: the addresses stay good as long as this object.

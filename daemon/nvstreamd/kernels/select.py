@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from nvstreamd.errors import KernelError
 from nvstreamd.kernels.cpu_library import LIBRARY, CpuContext, CpuLibrary
 from nvstreamd.kernels.cpu_ops import CpuOps
@@ -27,6 +29,8 @@ class Kernels:
 def choose(wanted: Sequence[str], threads: int, stack: ExitStack, library: Path = LIBRARY) -> Kernels:
     """Opens the first of `wanted` ("cpu", "torch") that works. Raises KernelError when none does."""
     notes: list[str] = []
+    # torch works beside the kernels on small things only; threads of its own would spin against theirs.
+    torch.set_num_threads(1)
     for name in wanted:
         if name == "torch":
             workers = Workers(threads)

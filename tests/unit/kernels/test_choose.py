@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -45,3 +46,18 @@ def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
     broken.write_bytes(b"\x7fELF, cut off")
     with ExitStack() as stack, pytest.raises(KernelError, match=r"broken\.so"):
         choose(("cpu",), 1, stack, broken)
+
+
+def test_threads_that_cannot_start_are_an_error_and_no_hang() -> None:
+    """In a process of its own: address space for a few stacks only."""
+    script = (
+        "import resource\n"
+        "from contextlib import ExitStack\n"
+        "from nvstreamd.kernels.select import choose\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)\n"
+        "with ExitStack() as stack:\n"
+        "    print(choose(('cpu', 'torch'), 64, stack).notes)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    assert "could not start 64 threads" in done.stdout + done.stderr

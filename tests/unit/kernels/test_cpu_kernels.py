@@ -205,3 +205,12 @@ def test_a_page_that_is_not_there_is_refused() -> None:
         for page in (-1, 4):
             with pytest.raises(KernelError, match="page"):
                 ops.attention(heads, cache, Batch([Span(0, 1, 0, [page])], angles, angles))
+
+
+def test_a_table_that_ends_before_its_tokens_is_refused() -> None:
+    """C++ would read the next sequence's pages."""
+    heads = Heads(2, 1, 16, True, 1e-5)
+    cache = Cache(torch.zeros(1, 4, 1, 16, PAGE_TOKENS).half(), torch.zeros(1, 4, 1, PAGE_TOKENS, 16).half())
+    angles = torch.zeros(PAGE_TOKENS + 1, 8)
+    with cpu_ops(INSTRUCTION_SETS[0]) as ops, pytest.raises(KernelError, match="33 tokens in 1 pages"):
+        ops.attention(heads, cache, Batch([Span(0, PAGE_TOKENS + 1, 0, [0])], angles, angles))

@@ -43,11 +43,13 @@ public:
     T* at_least(size_t count) {
         if (count > capacity) {
             memory.reset();
+            capacity = 0;
             memory.reset(static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{64})));
             capacity = count;
         }
         return memory.get();
     }
+    T* get() const { return memory.get(); }
 
 private:
     std::unique_ptr<T, Free> memory;
@@ -64,6 +66,11 @@ struct Context {
     std::vector<Span> spans;
 
     Context(const Kernels& k, int threads) : kernels(k), pool(threads), own(static_cast<size_t>(threads)) {}
+
+    // Memory of its own for each thread, before they start: a job must not throw, others would still be at work.
+    void give_each(size_t floats) {
+        for (Scratch<float>& scratch : own) scratch.at_least(floats);
+    }
 };
 
 // A range of rows of one matrix.
@@ -139,7 +146,7 @@ void finish(Context& context, const Linear& call, const Prepared& in, const Chun
     const Matrix& matrix = call.matrix[chunk.matrix];
     float* y = matrix.y + chunk.begin;
     if (call.mode == STORE) return multiply(context, call, in, matrix, chunk, y, matrix.stride);
-    float* own = context.own[static_cast<size_t>(thread)].at_least(static_cast<size_t>(call.rows * chunk.count));
+    float* own = context.own[static_cast<size_t>(thread)].get();
     if (call.mode == ADD) {
         multiply(context, call, in, matrix, chunk, own, chunk.count);
         for (int64_t r = 0; r < call.rows; r++) {
@@ -157,6 +164,9 @@ void finish(Context& context, const Linear& call, const Prepared& in, const Chun
 void linear(Context& context, const Linear& call) {
     const Prepared in = prepare(context, call);
     const auto chunks = cut(call, call.mode == GATED ? 1 : call.matrices, context.pool.threads());
+    int64_t largest = 0;
+    for (const Chunk& chunk : chunks) largest = std::max(largest, chunk.count);
+    if (call.mode != STORE) context.give_each(static_cast<size_t>(call.rows * largest));
     context.pool.run(static_cast<int64_t>(chunks.size()), [&](int64_t item, int thread) {
         finish(context, call, in, chunks[static_cast<size_t>(item)], thread);
     });
@@ -185,9 +195,9 @@ void attend(Context& context, const Attend& call) {
             context.kernels.place(&call, span.first + r, at % PAGE_TOKENS, call.pages[span.page + at / PAGE_TOKENS]);
         }
     });
-    const size_t floats = static_cast<size_t>(context.kernels.scratch(&call));
+    context.give_each(static_cast<size_t>(context.kernels.scratch(&call)));
     context.pool.run(count * call.kv_heads, [&](int64_t item, int thread) {
-        float* scratch = context.own[static_cast<size_t>(thread)].at_least(floats);
+        float* scratch = context.own[static_cast<size_t>(thread)].get();
         context.kernels.attend(&call, &spans[static_cast<size_t>(item / call.kv_heads)], item % call.kv_heads, scratch);
     });
 }

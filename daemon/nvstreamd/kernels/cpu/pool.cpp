@@ -29,10 +29,17 @@ template <class Condition> bool spin(const Condition& holds) {
 }  // namespace
 
 Pool::Pool(int threads) {
-    for (int thread = 1; thread < threads; thread++) helpers.emplace_back([this, thread] { help(thread); });
+    try {
+        for (int thread = 1; thread < threads; thread++) helpers.emplace_back([this, thread] { help(thread); });
+    } catch (...) {
+        stop();  // those that did start wait for work that never comes
+        throw;
+    }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { stop(); }
+
+void Pool::stop() {
     {
         const std::lock_guard<std::mutex> lock(mutex);
         stopping = true;

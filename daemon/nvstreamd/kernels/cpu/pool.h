@@ -23,6 +23,7 @@ public:
 
 private:
     void help(int thread);
+    void stop();
     void drain(int thread);
 
     std::vector<std::thread> helpers;

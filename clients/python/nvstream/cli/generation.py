@@ -9,6 +9,7 @@ import typer
 
 from nvstream.cli import options
 from nvstream.cli.exits import guard
+from nvstream.cli.interrupts import Interruptible
 from nvstream.cli.output import print_event, usage_lines, write
 from nvstream.cli.waiting import Waiting, describe
 from nvstream.client import Stream
@@ -58,11 +59,13 @@ def generate(
 
 
 def play(stream: Stream, as_json: bool, stats: bool) -> None:
-    """Writes a stream's events as they come, to its end. Raises NvstreamError, BrokenPipeError."""
+    """Writes a stream's events as they come, to its end. Raises NvstreamError, BrokenPipeError,
+    KeyboardInterrupt.
+    """
     ended_line = True
-    with Waiting() as waiting:
+    with Waiting() as waiting, Interruptible(stream) as events:
         try:
-            for event in stream:
+            for event in events:
                 if as_json or (isinstance(event, Delta) and event.text):
                     waiting.done()
                 elif (line := describe(event)) is not None:

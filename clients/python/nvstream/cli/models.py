@@ -9,6 +9,7 @@ import typer
 
 from nvstream.cli import options, tables
 from nvstream.cli.exits import guard
+from nvstream.cli.interrupts import Interruptible
 from nvstream.cli.output import json_line, write
 from nvstream.cli.waiting import Waiting, describe_import
 from nvstream.client import Import
@@ -123,8 +124,8 @@ def import_model(
 
 
 def _play_import(events: Import, as_json: bool) -> None:
-    with Waiting() as waiting:
-        for event in events:
+    with Waiting() as waiting, Interruptible(events) as coming:
+        for event in coming:
             if isinstance(event, Model):
                 waiting.done()
                 _print(event, as_json)

@@ -2,7 +2,8 @@
 
 Both sides hold the same file with the same number of threads, and take turns: a round of ours, a round of theirs. Ours
 goes through the real daemon and the real gRPC client. Every ratio is ours over theirs in tokens a second, of medians
-over the rounds. Where memory is short, daemon and engine together live in a memory cgroup of half the model, the KV
+over the rounds. Memory is that of daemon and engine at the end of the rounds, but for the weights: the KV cache is in
+it. Where memory is short, daemon and engine together live in a memory cgroup of half the model, the KV
 budget and 200 MiB, and llama.cpp in another as large, with the file mapped; the weights' budget of ours is half the
 model. A side that
 fails says so in the table: ours then has the rate 0, without theirs there is no ratio. A round in which other programs
@@ -28,7 +29,7 @@ from bench import peers
 from bench.company import QUIET, Company
 from bench.memory_group import MemoryGroup, NoMemoryGroups, drop_cached, memory_group
 from bench.report import Bar, show, write
-from bench.serving import MODEL, decode_rate, prefill_rate, serve
+from bench.serving import MODEL, decode_rate, memory_beside_weights, prefill_rate, serve
 from bench.streaming import model_file
 from support.daemon import Daemon
 from support.files import SMOLLM2
@@ -86,7 +87,8 @@ CASES = {
     "vs_llamacpp_memory_limited": Case(SHORT, 1.6, 24),
     "eight_users_vs_llamacpp_memory_limited": Case(SHORT, 1.6, 24, USERS),
 }
-BARS = {key: Bar(case.bar) for key, case in CASES.items()}
+MEMORY = {SMALL: "smollm2_memory_mb", Q4_0: "shape1b_q4_0_memory_mb", Q8_0: "shape1b_q8_0_memory_mb"}
+BARS = {key: Bar(case.bar) for key, case in CASES.items()} | {key: Bar(200, most=True) for key in MEMORY.values()}
 
 
 @dataclass(slots=True)
@@ -110,6 +112,7 @@ class Results:
 
     samples: dict[str, Samples] = field(default_factory=dict)
     plain: dict[str, str] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -200,12 +203,14 @@ def measure(setting: Setting, keys: Sequence[str], rounds: int, threads: int, re
             peer = stack.enter_context(peers.peer(path, threads, mapped=setting.short))
         for key in keys:
             results.samples[key] = take_turns(CASES[key], ours, peer, rounds, draw)
+        if setting in MEMORY and not ours.failure:
+            results.memory[MEMORY[setting]] = memory_beside_weights(ours.daemon) / 1e6
         results.plain |= notes(setting, ours, mine, their)
 
 
 def report(results: Results, rounds: int, threads: int) -> None:
     """Medians, ratios and the table."""
-    ratios = {key: samples.ratio for key, samples in results.samples.items()}
+    ratios = {key: samples.ratio for key, samples in results.samples.items()} | results.memory
     rates = {
         f"{CASES[key].setting}: {CASES[key].command}, tokens/s": f"ours {statistics.median(samples.ours):.1f}, "
         f"llama.cpp {statistics.median(samples.theirs):.1f}"

@@ -18,7 +18,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-import torch
 
 from bench.peers import PRODUCTS, Peer, ggml_products
 from bench.report import Bar, show, write
@@ -40,7 +39,7 @@ def weight_of(kind: GgmlType) -> Weight:
     """A matrix of a few random rows, over and over: content does not change the time."""
     count = DRAWN_ROWS * COLUMNS // kind.block_length
     rows = random_blocks(kind, count, COLUMNS**-0.5, np.random.default_rng(1))
-    return Weight(kind, ROWS, COLUMNS, torch.from_numpy(np.tile(rows, ROWS // DRAWN_ROWS)))
+    return Weight(kind, ROWS, COLUMNS, np.tile(rows, ROWS // DRAWN_ROWS))
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -62,12 +61,14 @@ class Samples:
 def measure(ops: CpuOps, weight: Weight, rounds: int, peer: Peer | None) -> Samples:
     """All rounds of one type."""
     samples = Samples()
-    inputs = {width: (torch.randn(width, COLUMNS), torch.empty(width, ROWS)) for width in WIDTHS}
+    rng = np.random.default_rng(2)
+    inputs = {width: (rng.standard_normal((width, COLUMNS), np.float32), np.empty((width, ROWS), np.float32))
+              for width in WIDTHS}
     for number in range(rounds + 1):
         for width, (x, y) in inputs.items():
             # The first of two finds the threads awake, and ggml's gone to sleep.
             ours = [seconds(lambda: ops.linear(x, weight, y)) for _ in range(2)][1]  # noqa: B023
-            read = seconds(lambda: ops.context.read(weight.data.data_ptr(), weight.data.numel()))
+            read = seconds(lambda: ops.context.read(weight.data.ctypes.data, weight.data.size))
             theirs = peer.seconds(f"{weight.type.id} {width}") if peer else 0.0
             if number:  # the first round warms up
                 samples.ours[width].append(ours)

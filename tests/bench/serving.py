@@ -1,4 +1,4 @@
-"""How many tokens a second do clients of a real daemon get? Decoding for some users, or taking in a long prompt."""
+"""How many tokens a second do clients of a real daemon get, and what memory does it take beside the weights?"""
 
 from __future__ import annotations
 
@@ -56,3 +56,21 @@ def prefill_rate(daemon: Daemon, tokens: int, draw: random.Random) -> float:
     assert usage.cached_tokens == 0, "the prefix cache answered a prompt that should be new"
     assert usage.weight_passes == 1, f"the prompt took {usage.weight_passes} passes instead of one"
     return tokens / seconds
+
+
+def family(pid: int) -> list[int]:
+    """A process and all its descendants."""
+    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir()
+                for child in (task / "children").read_text().split()]
+    return [pid] + [each for child in children for each in family(child)]
+
+
+def memory_beside_weights(daemon: Daemon) -> int:
+    """Bytes of daemon and engine but for the weights: proportional set sizes (proc(5), smaps_rollup), KV cache and the
+    mapped pages of libraries among them."""
+    placement = daemon.engine(MODEL).model.placement
+    total = 0
+    for pid in family(daemon.process.pid):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        total += next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+    return total - placement.resident_bytes - placement.slot_bytes

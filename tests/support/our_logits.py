@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from nvstreamd.engine.describe import read_model
 from nvstreamd.engine.load import Loaded, Wishes, load
@@ -28,7 +27,6 @@ MIB = 1 << 20
 @contextmanager
 def loaded(files: Sequence[Path], threads: int = 1, budget: int = 64 * MIB, kernel: str = "cpu") -> Iterator[Loaded]:
     """A model in service."""
-    torch.set_grad_enabled(False)
     with ExitStack() as stack:
         model = read_model(open_all(list(files), stack))
         yield load(model, Wishes(budget, 64 * MIB, ("pread",), (kernel,), threads), stack)
@@ -49,4 +47,4 @@ def every_position(model: Loaded, tokens: Sequence[int]) -> Logits:
     """Logits [positions, vocabulary]: each row is the last of a request that ends there, all over the same pages."""
     pages = first_pages(len(tokens))
     work = [Work(sequence(tokens[: end + 1], pages), end, 1) for end in range(len(tokens))]
-    return model.runner.run(work).numpy()
+    return model.runner.run(work)

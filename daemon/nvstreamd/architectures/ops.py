@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import torch
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
 
 
 class LayerWeights(Protocol):
@@ -14,7 +17,7 @@ class LayerWeights(Protocol):
     def matrix(self, name: str) -> Any:
         """`name`.weight, with `name`.bias where there is one, as `Ops` understands it; its bytes stay in the slot."""
 
-    def vector(self, name: str) -> torch.Tensor:
+    def vector(self, name: str) -> Floats:
         """A one-dimensional tensor as float32."""
 
 
@@ -25,21 +28,21 @@ class Ops(Protocol):
     x / sqrt(mean(x^2) + epsilon) * norm.
     """
 
-    def project(self, x: torch.Tensor, norm: torch.Tensor, epsilon: float, weights: Sequence[Any]
-                ) -> list[torch.Tensor]:
+    def project(self, x: Floats, norm: Floats, epsilon: float, weights: Sequence[Any]
+                ) -> list[Floats]:
         """RMSNorm of x, times each of the weights -> [rows, out] float32 each."""
 
-    def gated(self, x: torch.Tensor, norm: torch.Tensor, epsilon: float, gate: Any, up: Any) -> torch.Tensor:
+    def gated(self, x: Floats, norm: Floats, epsilon: float, gate: Any, up: Any) -> Floats:
         """h = RMSNorm of x; silu(h times gate) * (h times up) -> [rows, out] float32."""
 
-    def add_linear(self, x: torch.Tensor, h: torch.Tensor, weight: Any) -> None:
+    def add_linear(self, x: Floats, h: Floats, weight: Any) -> None:
         """x [rows, out] += h [rows, in] times weight."""
 
 
 class Attention(Protocol):
     """The keys and values of every sequence in the batch, and the angles of its rows."""
 
-    def attend(self, layer: int, qkv: Sequence[torch.Tensor], norms: Sequence[torch.Tensor]) -> torch.Tensor:
+    def attend(self, layer: int, qkv: Sequence[Floats], norms: Sequence[Floats]) -> Floats:
         """Turns q and k, stores k and v, then attends causally -> [rows, heads * dim] float32.
 
         qkv are [rows, heads * dim], the latter two of key-value heads; they may be overwritten. `norms` is empty, or

@@ -81,7 +81,7 @@ def _pack(channel: Channel, command: Pack, files: list[OpenFile]) -> None:
 
 
 def _serve(channel: Channel, command: Load, files: list[OpenFile]) -> None:
-    """The only branch that imports torch."""
+    """The only branch that imports kernels."""
     from nvstreamd.engine.service import serve
 
     with ExitStack() as stack:

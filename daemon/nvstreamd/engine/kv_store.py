@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import mmap
 
-import torch
+import numpy as np
 
 from nvstreamd.architectures.hyper import Hyper
-from nvstreamd.kernels.batch import PAGE_TOKENS, Cache, Heads
+from nvstreamd.kernels.batch import PAGE_TOKENS, Cache, Halves, Heads
 
 BYTES_PER_ELEMENT = 2
 SLACK = 64
@@ -23,10 +23,10 @@ def heads_of(hyper: Hyper) -> Heads:
     return Heads(hyper.heads, hyper.kv_heads, hyper.head_dim, hyper.family.interleaved_rope, hyper.epsilon)
 
 
-def untouched_zeros(elements: int) -> torch.Tensor:
+def untouched_zeros(elements: int) -> Halves:
     """float16 zeros that take memory only where something was written: the kernel's own zero pages."""
     memory = mmap.mmap(-1, elements * BYTES_PER_ELEMENT, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(memory, dtype=torch.float16)
+    return np.frombuffer(memory, np.float16)
 
 
 def make_cache(hyper: Hyper, pages: int) -> Cache:
@@ -34,4 +34,4 @@ def make_cache(hyper: Hyper, pages: int) -> Cache:
     shape = (hyper.layers, pages, hyper.kv_heads)
     elements = hyper.layers * pages * hyper.kv_heads * PAGE_TOKENS * hyper.head_dim
     keys, values = untouched_zeros(elements), untouched_zeros(elements + SLACK)[:elements]
-    return Cache(keys.view(*shape, hyper.head_dim, PAGE_TOKENS), values.view(*shape, PAGE_TOKENS, hyper.head_dim))
+    return Cache(keys.reshape(*shape, hyper.head_dim, PAGE_TOKENS), values.reshape(*shape, PAGE_TOKENS, hyper.head_dim))

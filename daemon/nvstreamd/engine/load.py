@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-import torch
+import numpy as np
 
 from nvdma.arena import Arena
 from nvdma.backend import Backend
@@ -25,7 +25,8 @@ from nvstreamd.engine.runner import Runner
 from nvstreamd.engine.segment_view import SegmentView
 from nvstreamd.errors import BudgetTooSmall, StorageError
 from nvstreamd.kernels.batch import PAGE_TOKENS, Batch, Span
-from nvstreamd.kernels.select import AnyOps, choose
+from nvstreamd.kernels.kernel_set import KernelSet
+from nvstreamd.kernels.select import choose
 from nvstreamd.weights.embedding import EmbeddingRows
 from nvstreamd.weights.manifest import ALIGNMENT, Segment
 from nvstreamd.weights.placement import Plan, Rates, check_budget, mib, minimum_budget, plan
@@ -132,7 +133,7 @@ def read_rate(backend: Backend, model: ModelFile, arena: Arena) -> float:
     return found.bytes_per_second
 
 
-def compute_rate(backend: Backend, model: ModelFile, arena: Arena, ops: AnyOps, block: int) -> float:
+def compute_rate(backend: Backend, model: ModelFile, arena: Arena, ops: KernelSet, block: int) -> float:
     """Weight bytes a second that a pass of one tile multiplies from memory: one layer and one head piece, timed."""
     with ExitStack() as stack:
         slots = Slots(arena)
@@ -147,24 +148,24 @@ def compute_rate(backend: Backend, model: ModelFile, arena: Arena, ops: AnyOps, 
         return sum(sizes_of(model)) / seconds
 
 
-def _time_segment(model: ModelFile, segment: Segment, view: SegmentView, ops: AnyOps) -> float:
+def _time_segment(model: ModelFile, segment: Segment, view: SegmentView, ops: KernelSet) -> float:
     hyper = replace(model.hyper, layers=1)
-    x = torch.ones(ops.row_tile, hyper.width)
-    logits = torch.empty(ops.row_tile, max(tensor.shape[0] for tensor in segment.tensors))
-    angles = rope_angles(inverse_frequencies(hyper, None), torch.zeros(ops.row_tile, dtype=torch.int64))
+    x = np.ones((ops.row_tile, hyper.width), np.float32)
+    logits = np.empty((ops.row_tile, max(tensor.shape[0] for tensor in segment.tensors)), np.float32)
+    angles = rope_angles(inverse_frequencies(hyper, None), np.zeros(ops.row_tile, np.int64))
     attention = ops.attention(heads_of(hyper), make_cache(hyper, 1), Batch([Span(0, 1, 0, [0])], *angles))
 
     def once() -> None:
         if segment in model.manifest.head:
             ops.linear(x, view.matrix(segment.tensors[0].name.removesuffix(".weight")), logits)
         else:
-            decoder_layer(hyper, ops, view, x.clone(), attention, 0)
+            decoder_layer(hyper, ops, view, x.copy(), attention, 0)
 
     return median_seconds(once, 5)
 
 
 def median_seconds(work: Callable[[], None], times: int) -> float:
-    """The median duration of `work`, warmed up: caches, clocks and torch's own choices settle over a few calls."""
+    """The median duration of `work`, warmed up: caches, clocks and a library's own choices settle over a few calls."""
     for _ in range(WARM_UP):
         work()
     durations = []

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from nvstreamd.architectures.decoder import decoder_layer, inverse_frequencies, rope_angles
 from nvstreamd.architectures.hyper import Hyper
+from nvstreamd.architectures.ops import Attention
 from nvstreamd.engine.kv_store import heads_of
 from nvstreamd.engine.scheduler import Work
 from nvstreamd.engine.segment_view import SegmentView
 from nvstreamd.errors import BadModelFile
-from nvstreamd.kernels.batch import Batch, Cache, Span
+from nvstreamd.kernels.batch import Batch, Cache, Floats, Span
 from nvstreamd.kernels.cpu_ops import CpuAttention, CpuOps
 from nvstreamd.kernels.cpu_program import Programs, Recorder
 from nvstreamd.kernels.dequantise import dequantise
-from nvstreamd.kernels.select import AnyOps
-from nvstreamd.kernels.torch_attention import TorchAttention
+from nvstreamd.kernels.kernel_set import KernelSet
 from nvstreamd.weights.embedding import EmbeddingRows
 from nvstreamd.weights.manifest import Manifest, Segment
 from nvstreamd.weights.slots import Region
@@ -30,7 +31,7 @@ class Layout:
     """A batch as rows: token ids and positions [rows], filled up to whole tiles; `sampled` rows need logits."""
 
     token_ids: list[int]
-    positions: torch.Tensor
+    positions: npt.NDArray[np.int64]
     spans: list[Span]
     sampled: list[int]
 
@@ -48,14 +49,14 @@ def lay_out(work: Sequence[Work], row_tile: int) -> Layout:
         if item.samples:
             sampled.append(len(token_ids) - 1)
     padding = -len(token_ids) % row_tile
-    return Layout(token_ids + [0] * padding, torch.tensor(positions + [0] * padding), spans, sampled)
+    return Layout(token_ids + [0] * padding, np.array(positions + [0] * padding), spans, sampled)
 
 
 class Runner:
     """Runs passes. Holds the model's constants; the weights come from the streamer."""
 
     def __init__(self, hyper: Hyper, manifest: Manifest, streamer: Streamer, embedding: EmbeddingRows, cache: Cache,
-                 ops: AnyOps, constants: Region) -> None:
+                 ops: KernelSet, constants: Region) -> None:
         self.hyper = hyper
         self.manifest = manifest
         self.streamer = streamer
@@ -75,7 +76,7 @@ class Runner:
         if self._programs is not None:
             self._programs.forget()
 
-    def run(self, work: Sequence[Work]) -> torch.Tensor:
+    def run(self, work: Sequence[Work]) -> Floats:
         """One pass; returns logits [sampled rows, vocabulary] float32. Raises NvstreamError."""
         self.streamer.check_unchanged()
         layout = lay_out(work, self.ops.row_tile)
@@ -91,7 +92,7 @@ class Runner:
                 self._check_finite(x, view)
         return self._logits(x, layout.sampled)
 
-    def _layer(self, view: SegmentView, x: torch.Tensor, attention: CpuAttention | TorchAttention, number: int) -> None:
+    def _layer(self, view: SegmentView, x: Floats, attention: Attention, number: int) -> None:
         if self._programs is None or not isinstance(attention, CpuAttention):
             decoder_layer(self.hyper, self.ops, view, x, attention, number)
             return
@@ -108,16 +109,16 @@ class Runner:
             found = self._views[key] = SegmentView(segment, region.data)
         return found
 
-    def _embed(self, token_ids: Sequence[int]) -> torch.Tensor:
+    def _embed(self, token_ids: Sequence[int]) -> Floats:
         table = self.embedding.table
-        packed = torch.frombuffer(self.embedding.fetch(token_ids), dtype=torch.uint8)
-        return dequantise(table.type, packed, table.columns).clone()
+        packed = np.frombuffer(self.embedding.fetch(token_ids), np.uint8)
+        return dequantise(table.type, packed, table.columns)
 
-    def _logits(self, x: torch.Tensor, sampled: Sequence[int]) -> torch.Tensor:
+    def _logits(self, x: Floats, sampled: Sequence[int]) -> Floats:
         """The head's segments pass by in any case: the read-ahead counts on their turn."""
         padded = list(sampled) + [0] * (-len(sampled) % self.ops.row_tile)
         normed = self.ops.rms_norm(x[padded], self.output_norm, self.hyper.epsilon)
-        logits = torch.empty(len(padded), self.hyper.vocabulary)
+        logits = np.empty((len(padded), self.hyper.vocabulary), np.float32)
         for number, segment in enumerate(self.manifest.head, start=len(self.manifest.layers)):
             with self.streamer.segment(number) as region:
                 view = self._view(segment, region)
@@ -128,7 +129,7 @@ class Runner:
                     self._check_finite(piece, view)
         return logits[: len(sampled)]
 
-    def _check_finite(self, x: torch.Tensor, view: SegmentView) -> None:
+    def _check_finite(self, x: Floats, view: SegmentView) -> None:
         if self.ops.finite(x):
             return
         where = self.manifest.paths[view.segment.extents[0].file]

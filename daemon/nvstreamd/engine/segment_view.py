@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
+from nvstreamd.kernels.batch import Floats
 from nvstreamd.kernels.dequantise import dequantise
 from nvstreamd.kernels.weight import Weight
 from nvstreamd.weights.manifest import Place, Segment
@@ -15,18 +17,18 @@ class SegmentView:
     What was looked up once is kept: a slot holds the same bytes whenever it holds the segment.
     """
 
-    def __init__(self, segment: Segment, data: torch.Tensor) -> None:
+    def __init__(self, segment: Segment, data: npt.NDArray[np.uint8]) -> None:
         self.segment = segment
         self._data = data
         self._places = {place.name: place for place in segment.tensors}
         self._matrices: dict[str, Weight] = {}
-        self._vectors: dict[str, torch.Tensor] = {}
+        self._vectors: dict[str, Floats] = {}
 
     def has(self, name: str) -> bool:
         """Whether the segment brings that tensor."""
         return name in self._places
 
-    def _bytes(self, place: Place) -> torch.Tensor:
+    def _bytes(self, place: Place) -> npt.NDArray[np.uint8]:
         return self._data[place.offset : place.offset + place.nbytes]
 
     def matrix(self, name: str) -> Weight:
@@ -39,18 +41,18 @@ class SegmentView:
             found = self._matrices[name] = Weight(place.type, rows, columns, self._bytes(place), bias)
         return found
 
-    def vector(self, name: str) -> torch.Tensor:
+    def vector(self, name: str) -> Floats:
         """A one-dimensional tensor as float32, copied out of the slot."""
         found = self._vectors.get(name)
         if found is None:
             place = self._places[name]
-            found = self._vectors[name] = dequantise(place.type, self._bytes(place), place.shape[-1])[0].clone()
+            found = self._vectors[name] = dequantise(place.type, self._bytes(place), place.shape[-1])[0].copy()
         return found
 
     def first_not_finite(self) -> str | None:
         """The name of the first tensor that holds NaN or infinity."""
         for place in self.segment.tensors:
             rows = dequantise(place.type, self._bytes(place), place.shape[-1])
-            if not bool(torch.isfinite(rows).all()):
+            if not np.isfinite(rows).all():
                 return place.name
         return None

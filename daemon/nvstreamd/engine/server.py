@@ -151,7 +151,7 @@ class Server:
             self._account(item, resident)
             if item.samples:
                 # An embedding may have more rows than the tokenizer has tokens: no text has those.
-                self._sample(item.request, next(rows)[:vocabulary].numpy())
+                self._sample(item.request, next(rows)[:vocabulary])
             else:
                 done = min(item.request.computed, item.request.prompt_length)
                 self.channel.send(FromEngine(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-import torch
-
 from nvstreamd.engine.channel import Channel
 from nvstreamd.engine.describe import facts, read_model
 from nvstreamd.engine.kv_pages import KvPages
@@ -22,7 +20,6 @@ from nvstreamd.wire.engine_pb2 import Loaded as LoadedMessage
 
 def serve(channel: Channel, command: Load, files: Sequence[OpenFile], stack: ExitStack) -> None:
     """Loads and serves until the daemon is gone. Raises NvstreamError."""
-    torch.set_grad_enabled(False)
     model = read_model(files)
     tokenizer = load_tokenizer(files[0].path, model.manifest.metadata, model.hyper.vocabulary)
     wishes = Wishes(command.budget, command.kv_budget, tuple(command.backends), tuple(command.kernels),

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 PAGE_TOKENS = 32
+
+Floats = npt.NDArray[np.float32]
+Halves = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,8 @@ class Batch:
     """The rows of a pass. cos, sin [rows, dim / 2] float32 are the angles of each row's position."""
 
     spans: Sequence[Span]
-    cos: torch.Tensor
-    sin: torch.Tensor
+    cos: Floats
+    sin: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,5 +51,5 @@ class Cache:
     Behind the last value lies room for a vector: kernels may read over the end of a row.
     """
 
-    keys: torch.Tensor
-    values: torch.Tensor
+    keys: Halves
+    values: Halves

@@ -1,4 +1,4 @@
-"""How do the C++ kernels look from the engine? One call an operation, over the addresses of tensors.
+"""How do the C++ kernels look from the engine? One call an operation, over the addresses of arrays.
 
 Rows never see each other (cpu/integers.h, cpu/floats.h, cpu/attention.h say why), so a batch needs no padding.
 """
@@ -7,36 +7,45 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from typing import Any
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from nvstreamd.errors import KernelError
-from nvstreamd.kernels.batch import PAGE_TOKENS, Batch, Cache, Heads
+from nvstreamd.kernels.batch import PAGE_TOKENS, Batch, Cache, Floats, Heads
 from nvstreamd.kernels.cpu_library import ADD, GATED, NO_LINEAR, PASS, SPAN, STEP, STORE, CpuContext
 from nvstreamd.kernels.weight import Weight
 
 MOST_MATRICES = 3
 NO_MATRIX = (0, 0, 0, 0, 0, 0)
+FLOAT_BYTES = 4
 
 
-def linear_fields(mode: int, x: torch.Tensor, norm: torch.Tensor | None, epsilon: float, weights: Sequence[Weight],
-                  outputs: Sequence[torch.Tensor]) -> list[float]:
+def new(rows: int, columns: int) -> Floats:
+    """Room for a result [rows, columns]."""
+    return np.empty((rows, columns), np.float32)
+
+
+def linear_fields(mode: int, x: Floats, norm: Floats | None, epsilon: float, weights: Sequence[Weight],
+                  outputs: Sequence[Floats]) -> list[float]:
     """The fields of a struct Linear: all weights share the activations x [rows, in]."""
-    fields = [x.data_ptr(), 0 if norm is None else norm.data_ptr(), *x.shape, epsilon, mode, len(weights)]
+    fields = [x.ctypes.data, 0 if norm is None else norm.ctypes.data, *x.shape, epsilon, mode, len(weights)]
     for weight, y in zip(weights, outputs, strict=True):
-        bias = 0 if weight.bias is None else weight.bias.data_ptr()
-        fields += weight.data.data_ptr(), weight.rows, weight.type.id, y.data_ptr(), y.stride(0), bias
+        bias = 0 if weight.bias is None else weight.bias.ctypes.data
+        fields += (weight.data.ctypes.data, weight.rows, weight.type.id, y.ctypes.data, y.strides[0] // FLOAT_BYTES,
+                   bias)
     for _ in range(MOST_MATRICES - len(weights)):
         fields += NO_MATRIX
     return fields
 
 
-def attend_fields(heads: Heads, cache: Cache, layer: int, qkv: Sequence[torch.Tensor], norms: Sequence[torch.Tensor],
-                  out: torch.Tensor) -> list[float]:
+def attend_fields(heads: Heads, cache: Cache, layer: int, qkv: Sequence[Floats], norms: Sequence[Floats],
+                  out: Floats) -> list[float]:
     """The fields of a struct Attend, but for those of the pass."""
-    tensors = (*qkv, out, cache.keys[layer], cache.values[layer])
-    norm_addresses = [norm.data_ptr() for norm in norms] or [0, 0]
-    return [*(tensor.data_ptr() for tensor in tensors), 0, 0, 0, 0, *norm_addresses, 0, heads.queries, heads.keys,
+    arrays = (*qkv, out, cache.keys[layer], cache.values[layer])
+    norm_addresses = [norm.ctypes.data for norm in norms] or [0, 0]
+    return [*(array.ctypes.data for array in arrays), 0, 0, 0, 0, *norm_addresses, 0, heads.queries, heads.keys,
             heads.dim, heads.epsilon, int(heads.interleaved)]
 
 
@@ -49,39 +58,39 @@ class CpuOps:
         self.context = context
         self.name = f"C++ for {context.kernel.name}, {context.threads} threads"
 
-    def linear(self, x: torch.Tensor, weight: Weight, y: torch.Tensor) -> None:
+    def linear(self, x: Floats, weight: Weight, y: Floats) -> None:
         """y [rows, out] float32 = x [rows, in] float32 times weight.T; y's rows may lie apart."""
         self.context.linear(*linear_fields(STORE, x, None, 0.0, (weight,), (y,)))
 
-    def project(self, x: torch.Tensor, norm: torch.Tensor, epsilon: float, weights: Sequence[Weight]
-                ) -> list[torch.Tensor]:
+    def project(self, x: Floats, norm: Floats, epsilon: float, weights: Sequence[Weight]
+                ) -> list[Floats]:
         """See architectures.ops.Ops."""
-        outputs = [torch.empty(x.shape[0], weight.rows) for weight in weights]
+        outputs = [new(x.shape[0], weight.rows) for weight in weights]
         self.context.linear(*linear_fields(STORE, x, norm, epsilon, weights, outputs))
         return outputs
 
-    def gated(self, x: torch.Tensor, norm: torch.Tensor, epsilon: float, gate: Weight, up: Weight) -> torch.Tensor:
+    def gated(self, x: Floats, norm: Floats, epsilon: float, gate: Weight, up: Weight) -> Floats:
         """See architectures.ops.Ops."""
-        h = torch.empty(x.shape[0], gate.rows)
+        h = new(x.shape[0], gate.rows)
         self.context.linear(*linear_fields(GATED, x, norm, epsilon, (gate, up), (h, h)))
         return h
 
-    def add_linear(self, x: torch.Tensor, h: torch.Tensor, weight: Weight) -> None:
+    def add_linear(self, x: Floats, h: Floats, weight: Weight) -> None:
         """See architectures.ops.Ops."""
         self.context.linear(*linear_fields(ADD, h, None, 0.0, (weight,), (x,)))
 
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    def rms_norm(self, x: Floats, weight: Floats, epsilon: float) -> Floats:
         """RMSNorm of x [rows, n]."""
-        y = torch.empty(x.shape)
         rows, columns = x.shape
-        self.context.norm(x.data_ptr(), weight.data_ptr(), rows, columns, epsilon, y.data_ptr())
+        y = new(rows, columns)
+        self.context.norm(x.ctypes.data, weight.ctypes.data, rows, columns, epsilon, y.ctypes.data)
         return y
 
-    def finite(self, x: torch.Tensor) -> bool:
-        """Whether no element is NaN or infinite; x is contiguous, or rows of a wider tensor."""
-        if x.is_contiguous():
-            return self.context.finite(x.data_ptr(), x.numel())
-        return all(self.context.finite(row.data_ptr(), row.numel()) for row in x)
+    def finite(self, x: Floats) -> bool:
+        """Whether no element is NaN or infinite; x is contiguous, or rows of a wider array."""
+        if x.flags.c_contiguous:
+            return self.context.finite(x.ctypes.data, x.size)
+        return all(self.context.finite(row.ctypes.data, row.size) for row in x)
 
     def attention(self, heads: Heads, cache: Cache, batch: Batch) -> CpuAttention:
         """The attention of one pass."""
@@ -106,13 +115,14 @@ class CpuAttention:
                 raise KernelError(f"{span.begin + span.count} tokens in {len(span.pages)} pages", "report this")
         if max(pages) >= cache.keys.shape[1] or min(pages) < 0:
             raise KernelError(f"page {max(pages)} of a cache of {cache.keys.shape[1]}", "report this")
-        # Tensors over them: the addresses stay good as long as this object.
-        self._lent = [torch.frombuffer(lent, dtype=torch.int64) for lent in (spans, pages)] + [batch.cos, batch.sin]
-        self.over = PASS.pack(self.rows, len(batch.spans), *(tensor.data_ptr() for tensor in self._lent))
+        # Arrays over them: the addresses stay good as long as this object.
+        self._lent: list[npt.NDArray[Any]] = [np.frombuffer(spans, np.int64), np.frombuffer(pages, np.int64), batch.cos,
+                                              batch.sin]
+        self.over = PASS.pack(self.rows, len(batch.spans), *(array.ctypes.data for array in self._lent))
 
-    def attend(self, layer: int, qkv: Sequence[torch.Tensor], norms: Sequence[torch.Tensor]) -> torch.Tensor:
+    def attend(self, layer: int, qkv: Sequence[Floats], norms: Sequence[Floats]) -> Floats:
         """See architectures.ops.Attention."""
-        out = torch.empty(self.rows, self.heads.queries * self.heads.dim)
+        out = new(self.rows, self.heads.queries * self.heads.dim)
         fields = attend_fields(self.heads, self.cache, layer, qkv, norms, out)
         self.context.run(STEP.pack(1, *NO_LINEAR, *fields), self.over)
         return out

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-
-from nvstreamd.kernels.batch import Cache, Heads
+from nvstreamd.kernels.batch import Cache, Floats, Heads
 from nvstreamd.kernels.cpu_library import ADD, GATED, NO_ATTEND, NO_LINEAR, STEP, STORE
-from nvstreamd.kernels.cpu_ops import CpuAttention, CpuOps, attend_fields, linear_fields
+from nvstreamd.kernels.cpu_ops import CpuAttention, CpuOps, attend_fields, linear_fields, new
 from nvstreamd.kernels.weight import Weight
 
 FEWEST_ROWS = 16
@@ -23,7 +21,7 @@ class Recorder:
     x is `hidden` [capacity, width]; results are buffers of as many rows, the n-th of a layer the same in every layer.
     """
 
-    def __init__(self, hidden: torch.Tensor, heads: Heads, cache: Cache, buffers: dict[tuple[int, int], torch.Tensor]
+    def __init__(self, hidden: Floats, heads: Heads, cache: Cache, buffers: dict[tuple[int, int], Floats]
                  ) -> None:
         self.hidden = hidden
         self.heads = heads
@@ -32,34 +30,34 @@ class Recorder:
         self._buffers = buffers
         self._taken = 0
 
-    def _buffer(self, columns: int) -> torch.Tensor:
+    def _buffer(self, columns: int) -> Floats:
         key = (self._taken, columns)
         self._taken += 1
         if key not in self._buffers:
-            self._buffers[key] = torch.empty(self.hidden.shape[0], columns)
+            self._buffers[key] = new(self.hidden.shape[0], columns)
         return self._buffers[key]
 
     def _linear(self, fields: Sequence[float]) -> None:
         self.steps.append(STEP.pack(0, *fields, *NO_ATTEND))
 
-    def project(self, x: torch.Tensor, norm: torch.Tensor, epsilon: float, weights: Sequence[Weight]
-                ) -> list[torch.Tensor]:
+    def project(self, x: Floats, norm: Floats, epsilon: float, weights: Sequence[Weight]
+                ) -> list[Floats]:
         """See architectures.ops.Ops."""
         outputs = [self._buffer(weight.rows) for weight in weights]
         self._linear(linear_fields(STORE, x, norm, epsilon, weights, outputs))
         return outputs
 
-    def gated(self, x: torch.Tensor, norm: torch.Tensor, epsilon: float, gate: Weight, up: Weight) -> torch.Tensor:
+    def gated(self, x: Floats, norm: Floats, epsilon: float, gate: Weight, up: Weight) -> Floats:
         """See architectures.ops.Ops."""
         h = self._buffer(gate.rows)
         self._linear(linear_fields(GATED, x, norm, epsilon, (gate, up), (h, h)))
         return h
 
-    def add_linear(self, x: torch.Tensor, h: torch.Tensor, weight: Weight) -> None:
+    def add_linear(self, x: Floats, h: Floats, weight: Weight) -> None:
         """See architectures.ops.Ops."""
         self._linear(linear_fields(ADD, h, None, 0.0, (weight,), (x,)))
 
-    def attend(self, layer: int, qkv: Sequence[torch.Tensor], norms: Sequence[torch.Tensor]) -> torch.Tensor:
+    def attend(self, layer: int, qkv: Sequence[Floats], norms: Sequence[Floats]) -> Floats:
         """See architectures.ops.Attention."""
         out = self._buffer(self.heads.queries * self.heads.dim)
         self.steps.append(STEP.pack(1, *NO_LINEAR, *attend_fields(self.heads, self.cache, layer, qkv, norms, out)))
@@ -76,17 +74,19 @@ class Programs:
         self.ops = ops
         self.heads = heads
         self.cache = cache
-        self.hidden = torch.empty(FEWEST_ROWS, width)
+        self.hidden = new(FEWEST_ROWS, width)
         self._programs: dict[object, bytes] = {}
-        self._buffers: dict[tuple[int, int], torch.Tensor] = {}
+        self._buffers: dict[tuple[int, int], Floats] = {}
 
-    def begin(self, x: torch.Tensor) -> torch.Tensor:
+    def begin(self, x: Floats) -> Floats:
         """Takes a pass's hidden state [rows, width]; returns it where the layers change it."""
         if x.shape[0] > self.hidden.shape[0]:
-            self.hidden = torch.empty(max(x.shape[0], 2 * self.hidden.shape[0]), x.shape[1])
+            self.hidden = new(max(x.shape[0], 2 * self.hidden.shape[0]), x.shape[1])
             self._programs.clear()
             self._buffers.clear()
-        return self.hidden[: x.shape[0]].copy_(x)
+        hidden = self.hidden[: x.shape[0]]
+        hidden[:] = x
+        return hidden
 
     def run(self, key: object, describe: Describe, attention: CpuAttention) -> None:
         """Runs the layer that `key` stands for; `describe` says, the first time, what it does to the hidden state."""

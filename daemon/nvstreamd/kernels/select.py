@@ -7,45 +7,48 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from nvstreamd.errors import KernelError
 from nvstreamd.kernels.cpu_library import LIBRARY, CpuContext, CpuLibrary
 from nvstreamd.kernels.cpu_ops import CpuOps
-from nvstreamd.kernels.torch_ops import TorchOps
-from nvstreamd.kernels.workers import Workers
-
-AnyOps = CpuOps | TorchOps
+from nvstreamd.kernels.kernel_set import KernelSet
 
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
     """What was chosen, and a line for each that was refused."""
 
-    ops: AnyOps
+    ops: KernelSet
     notes: tuple[str, ...]
 
 
 def choose(wanted: Sequence[str], threads: int, stack: ExitStack, library: Path = LIBRARY) -> Kernels:
     """Opens the first of `wanted` ("cpu", "torch") that works. Raises KernelError when none does."""
     notes: list[str] = []
-    # torch works beside the kernels on small things only; threads of its own would spin against theirs.
-    torch.set_num_threads(1)
     for name in wanted:
-        if name == "torch":
-            workers = Workers(threads)
-            workers.start(stack)
-            return Kernels(TorchOps(workers), tuple(notes))
-        if not library.exists():
-            notes.append("cpu kernels refused: they are not built (apt-get install g++, then install again)")
-            continue
         try:
-            found = CpuLibrary(library)
-            context = CpuContext(found, found.best(), threads)
-            context.open(stack)
-        except (OSError, KernelError) as error:
-            notes.append(f"cpu kernels refused: {error}")
-            continue
-        return Kernels(CpuOps(context), tuple(notes))
+            ops = _torch(threads, stack) if name == "torch" else _cpu(library, threads, stack)
+        except (OSError, ImportError, KernelError) as error:
+            notes.append(f"{name} kernels refused: {error}")
+        else:
+            return Kernels(ops, tuple(notes))
     raise KernelError(f"none of the kernels {', '.join(wanted)} works: {'; '.join(notes)}",
-                      "add torch to `kernels` in the configuration")
+                      "install a C++ compiler and install nvstreamd again, or add torch to `kernels`")
+
+
+def _cpu(library: Path, threads: int, stack: ExitStack) -> KernelSet:
+    if not library.exists():
+        raise KernelError("they are not built", "apt-get install g++, then install again")
+    found = CpuLibrary(library)
+    context = CpuContext(found, found.best(), threads)
+    context.open(stack)
+    return CpuOps(context)
+
+
+def _torch(threads: int, stack: ExitStack) -> KernelSet:
+    """The only branch that imports torch: 190 MiB and some seconds, which the C++ kernels do without."""
+    from nvstreamd.kernels.torch_ops import TorchOps
+    from nvstreamd.kernels.workers import Workers
+
+    workers = Workers(threads)
+    workers.start(stack)
+    return TorchOps(workers)

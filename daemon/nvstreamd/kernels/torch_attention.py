@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from nvstreamd.kernels.batch import PAGE_TOKENS, Batch, Cache, Heads, Span
+from nvstreamd.kernels.batch import PAGE_TOKENS, Batch, Cache, Floats, Heads, Span
 from nvstreamd.kernels.workers import Workers
 
 QUERY_TILE = 8
@@ -71,8 +71,8 @@ class TorchAttention:
     def __init__(self, workers: Workers, heads: Heads, cache: Cache, batch: Batch) -> None:
         self.workers = workers
         self.heads = heads
-        self.cache = cache
-        self.batch = batch
+        self.keys, self.values = torch.from_numpy(cache.keys), torch.from_numpy(cache.values)
+        self.cos, self.sin = torch.from_numpy(batch.cos), torch.from_numpy(batch.sin)
         self.tiles = [
             Span(span.first + done, min(QUERY_TILE, span.count - done), span.begin + done, span.pages)
             for span in batch.spans
@@ -83,19 +83,19 @@ class TorchAttention:
         self.used = len(tokens)
         self.pages, self.slots = torch.tensor(tokens).unbind(1)
 
-    def attend(self, layer: int, qkv: Sequence[torch.Tensor], norms: Sequence[torch.Tensor]) -> torch.Tensor:
+    def attend(self, layer: int, qkv: Sequence[Floats], norms: Sequence[Floats]) -> Floats:
         """See architectures.ops.Attention."""
         shape, rows = self.heads, qkv[0].shape[0]
-        q, k, v = (part.view(rows, -1, shape.dim) for part in qkv)
+        q, k, v = (torch.from_numpy(part).view(rows, -1, shape.dim) for part in qkv)
         if norms:
-            q, k = (norm_heads(x, norm, shape.epsilon) for x, norm in zip((q, k), norms, strict=True))
-        q, k = (rope(x, self.batch.cos, self.batch.sin, shape.interleaved) for x in (q, k))
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
+            q, k = (norm_heads(x, torch.from_numpy(norm), shape.epsilon) for x, norm in zip((q, k), norms, strict=True))
+        q, k = (rope(x, self.cos, self.sin, shape.interleaved) for x in (q, k))
+        keys, values = self.keys[layer], self.values[layer]
         keys[self.pages, :, :, self.slots] = k[: self.used].clamp(-FLOAT16_MAX, FLOAT16_MAX).to(torch.float16)
         values[self.pages, :, self.slots] = v[: self.used].clamp(-FLOAT16_MAX, FLOAT16_MAX).to(torch.float16)
         out = torch.zeros(rows, shape.queries * shape.dim)
         self.workers.run(lambda number: self._tile(self.tiles[number], q, keys, values, out), len(self.tiles))
-        return out
+        return out.numpy()
 
     def _tile(self, span: Span, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor) -> None:
         pages = torch.tensor(span.pages[: -(-(span.begin + span.count) // PAGE_TOKENS)])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from nvstreamd.kernels.batch import Batch, Cache, Heads
+from nvstreamd.kernels.batch import Batch, Cache, Floats, Heads
 from nvstreamd.kernels.dequantise import dequantise
 from nvstreamd.kernels.torch_attention import TorchAttention
 from nvstreamd.kernels.weight import Weight
@@ -38,7 +38,7 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 
 class TorchOps:
-    """The reference kernels: any type, any CPU. `name` is what status shows."""
+    """The reference kernels: any type, any CPU. Arrays are looked at as tensors where they lie."""
 
     name = "torch"
     row_tile = ROW_TILE
@@ -46,48 +46,51 @@ class TorchOps:
     def __init__(self, workers: Workers) -> None:
         self.workers = workers
 
-    def linear(self, x: torch.Tensor, weight: Weight, y: torch.Tensor) -> None:
+    def linear(self, x: Floats, weight: Weight, y: Floats) -> None:
         """y [rows, out] float32 = x [rows, in] float32 times weight.T; rows is a multiple of ROW_TILE."""
-        tiles = torch.split(x, ROW_TILE)
-        outputs = torch.split(y, ROW_TILE)
+        self._linear(torch.from_numpy(x), weight, torch.from_numpy(y))
+
+    def _linear(self, x: torch.Tensor, weight: Weight, y: torch.Tensor) -> None:
+        tiles, outputs = torch.split(x, ROW_TILE), torch.split(y, ROW_TILE)
         step = chunk_rows(weight)
+        bias = None if weight.bias is None else torch.from_numpy(weight.bias)
 
         def chunk(number: int) -> None:
             begin, end = number * step, min((number + 1) * step, weight.rows)
-            transposed = dequantise(weight.type, weight.slice(begin, end), weight.columns).T
+            rows = torch.from_numpy(dequantise(weight.type, weight.slice(begin, end), weight.columns))
             for tile, output in zip(tiles, outputs, strict=True):
-                torch.mm(tile, transposed, out=output[:, begin:end])
-                if weight.bias is not None:
-                    output[:, begin:end] += weight.bias[begin:end]
+                torch.mm(tile, rows.T, out=output[:, begin:end])
+                if bias is not None:
+                    output[:, begin:end] += bias[begin:end]
 
         self.workers.run(chunk, -(-weight.rows // step))
 
     def _product(self, x: torch.Tensor, weight: Weight) -> torch.Tensor:
         y = torch.empty(x.shape[0], weight.rows)
-        self.linear(x, weight, y)
+        self._linear(x, weight, y)
         return y
 
-    def project(self, x: torch.Tensor, norm: torch.Tensor, epsilon: float, weights: Sequence[Weight]
-                ) -> list[torch.Tensor]:
+    def project(self, x: Floats, norm: Floats, epsilon: float, weights: Sequence[Weight]) -> list[Floats]:
         """See architectures.ops.Ops."""
-        h = rms_norm(x, norm, epsilon)
-        return [self._product(h, weight) for weight in weights]
+        h = rms_norm(torch.from_numpy(x), torch.from_numpy(norm), epsilon)
+        return [self._product(h, weight).numpy() for weight in weights]
 
-    def gated(self, x: torch.Tensor, norm: torch.Tensor, epsilon: float, gate: Weight, up: Weight) -> torch.Tensor:
+    def gated(self, x: Floats, norm: Floats, epsilon: float, gate: Weight, up: Weight) -> Floats:
         """See architectures.ops.Ops."""
-        return swiglu(*self.project(x, norm, epsilon, (gate, up)))
+        gates, ups = (torch.from_numpy(product) for product in self.project(x, norm, epsilon, (gate, up)))
+        return swiglu(gates, ups).numpy()
 
-    def add_linear(self, x: torch.Tensor, h: torch.Tensor, weight: Weight) -> None:
+    def add_linear(self, x: Floats, h: Floats, weight: Weight) -> None:
         """See architectures.ops.Ops."""
-        x += self._product(h, weight)
+        x += self._product(torch.from_numpy(h), weight).numpy()
 
-    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    def rms_norm(self, x: Floats, weight: Floats, epsilon: float) -> Floats:
         """RMSNorm of x [rows, n]."""
-        return rms_norm(x, weight, epsilon)
+        return rms_norm(torch.from_numpy(x), torch.from_numpy(weight), epsilon).numpy()
 
-    def finite(self, x: torch.Tensor) -> bool:
+    def finite(self, x: Floats) -> bool:
         """Whether no element is NaN or infinite."""
-        return bool(torch.isfinite(x).all())
+        return bool(torch.isfinite(torch.from_numpy(x)).all())
 
     def attention(self, heads: Heads, cache: Cache, batch: Batch) -> TorchAttention:
         """The attention of one pass."""

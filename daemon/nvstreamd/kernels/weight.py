@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from nvstreamd.ggml import GgmlType
 
@@ -19,10 +20,10 @@ class Weight:
     type: GgmlType
     rows: int
     columns: int
-    data: torch.Tensor
-    bias: torch.Tensor | None = None
+    data: npt.NDArray[np.uint8]
+    bias: npt.NDArray[np.float32] | None = None
 
-    def slice(self, begin: int, end: int) -> torch.Tensor:
+    def slice(self, begin: int, end: int) -> npt.NDArray[np.uint8]:
         """The bytes of rows `begin` to `end`."""
         row_bytes = self.type.row_bytes(self.columns)
         return self.data[begin * row_bytes : end * row_bytes]

@@ -21,6 +21,7 @@ class Workers:
 
     def start(self, stack: ExitStack) -> None:
         """Starts the helper threads; `stack` stops them."""
+        torch.set_grad_enabled(False)
         torch.set_num_threads(1)
         if self.threads > 1:
             pool = ThreadPoolExecutor(self.threads - 1, "kernel", initializer=torch.set_num_threads, initargs=(1,))

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from nvdma.arena import Arena
 from nvstreamd.errors import BudgetTooSmall
@@ -15,12 +16,27 @@ from nvstreamd.weights.manifest import align_up
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Bytes `offset` to `offset + nbytes` of the arena: as memory and as a uint8 tensor [nbytes]."""
+    """Bytes `offset` to `offset + nbytes` of the arena: as memory and as uint8 [nbytes].
+
+    `data` does not hold the arena open: it is not to be looked at after the slots were given back.
+    """
 
     offset: int
     nbytes: int
     view: memoryview
-    data: torch.Tensor
+    data: npt.NDArray[np.uint8]
+
+
+class _Borrowed:
+    """An address as numpy's array interface wants it. It exports no buffer, so a traceback that keeps an array of a
+    failed pass alive does not keep the arena from closing."""
+
+    def __init__(self, address: int, nbytes: int) -> None:
+        self.__array_interface__ = {"data": (address, False), "shape": (nbytes,), "typestr": "|u1", "version": 3}
+
+
+def _borrow(address: int, nbytes: int) -> npt.NDArray[np.uint8]:
+    return np.asarray(_Borrowed(address, nbytes))
 
 
 class Slots:
@@ -42,7 +58,7 @@ class Slots:
             raise BudgetTooSmall(f"{size} bytes do not fit: {self.arena.nbytes - self._used} are left of the budget",
                                  "give the model a larger budget")
         view = self.arena.view[self._used : self._used + size]
-        region = Region(self._used, size, view, torch.frombuffer(view, dtype=torch.uint8))
+        region = Region(self._used, size, view, _borrow(self.arena.address + self._used, size))
         self._used += size
         self._regions.append(region)
         return region
@@ -58,6 +74,5 @@ class Slots:
 
     def _release(self) -> None:
         for region in self._regions:
-            object.__setattr__(region, "data", torch.empty(0, dtype=torch.uint8))
             region.view.release()
         self._regions.clear()

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 
 from nvstreamd import ggml
 from nvstreamd.engine.describe import read_model
 from nvstreamd.engine.load import Loaded, sizes_of
 from nvstreamd.engine.scheduler import Work
-from nvstreamd.kernels.batch import PAGE_TOKENS
+from nvstreamd.kernels.batch import PAGE_TOKENS, Floats
 from nvstreamd.weights.files import open_all
 from nvstreamd.weights.placement import minimum_budget
 from support.our_logits import first_pages, loaded, sequence
@@ -25,7 +25,7 @@ TYPES = {"llama": ggml.Q4_0, "qwen3": ggml.Q8_0}
 
 
 def prompt(seed: int, length: int = LENGTH) -> list[int]:
-    return torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return np.random.default_rng(seed).integers(0, 256, length).tolist()
 
 
 @pytest.fixture(scope="module", params=sorted(TYPES))
@@ -42,7 +42,7 @@ def model(file: Path) -> Iterator[Loaded]:
 
 
 def last_logits(model: Loaded, tokens: Sequence[int], chunks: Sequence[int], pages: Sequence[int],
-                company: Sequence[Sequence[int]] = ()) -> torch.Tensor:
+                company: Sequence[Sequence[int]] = ()) -> Floats:
     """Logits of the last token, computed in these chunks while each of `company` is computed beside it."""
     pages_each = len(first_pages(LENGTH))
     own = sequence(tokens, pages)
@@ -60,42 +60,42 @@ def last_logits(model: Loaded, tokens: Sequence[int], chunks: Sequence[int], pag
 
 
 @pytest.fixture(scope="module")
-def alone(model: Loaded) -> torch.Tensor:
+def alone(model: Loaded) -> Floats:
     """The whole prompt in one pass, nobody beside it."""
     return last_logits(model, prompt(1), [LENGTH], first_pages(LENGTH))
 
 
-def test_seven_others_in_the_batch_change_nothing(model: Loaded, alone: torch.Tensor) -> None:
+def test_seven_others_in_the_batch_change_nothing(model: Loaded, alone: Floats) -> None:
     company = [prompt(number + 2, 40 + 7 * number) for number in range(5)] + [prompt(8), prompt(9)]
-    assert torch.equal(last_logits(model, prompt(1), [LENGTH], first_pages(LENGTH), company), alone)
-    assert torch.equal(last_logits(model, prompt(1), [30, 30, 17], first_pages(LENGTH), company), alone)
+    assert np.array_equal(last_logits(model, prompt(1), [LENGTH], first_pages(LENGTH), company), alone)
+    assert np.array_equal(last_logits(model, prompt(1), [30, 30, 17], first_pages(LENGTH), company), alone)
 
 
 @pytest.mark.parametrize("chunks", [[1] * LENGTH, [8] * 9 + [5], [64, 13], [13, 64], [76, 1], [3, 31, 9, 34]])
-def test_the_cut_of_a_prompt_changes_nothing(model: Loaded, alone: torch.Tensor, chunks: list[int]) -> None:
-    assert torch.equal(last_logits(model, prompt(1), chunks, first_pages(LENGTH)), alone)
+def test_the_cut_of_a_prompt_changes_nothing(model: Loaded, alone: Floats, chunks: list[int]) -> None:
+    assert np.array_equal(last_logits(model, prompt(1), chunks, first_pages(LENGTH)), alone)
 
 
 @pytest.mark.parametrize("pages", [[2, 1, 0], [40, 7, 23]])
-def test_the_order_of_pages_in_memory_changes_nothing(model: Loaded, alone: torch.Tensor, pages: list[int]) -> None:
-    assert torch.equal(last_logits(model, prompt(1), [50, 27], pages), alone)
+def test_the_order_of_pages_in_memory_changes_nothing(model: Loaded, alone: Floats, pages: list[int]) -> None:
+    assert np.array_equal(last_logits(model, prompt(1), [50, 27], pages), alone)
 
 
-def test_what_another_sequence_left_in_a_page_changes_nothing(model: Loaded, alone: torch.Tensor) -> None:
+def test_what_another_sequence_left_in_a_page_changes_nothing(model: Loaded, alone: Floats) -> None:
     last_logits(model, prompt(30, 3 * PAGE_TOKENS), [3 * PAGE_TOKENS], [5, 6, 7])
-    assert torch.equal(last_logits(model, prompt(1), [LENGTH], [7, 5, 6]), alone)
+    assert np.array_equal(last_logits(model, prompt(1), [LENGTH], [7, 5, 6]), alone)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_the_number_of_threads_changes_nothing(file: Path, alone: torch.Tensor, threads: int) -> None:
+def test_the_number_of_threads_changes_nothing(file: Path, alone: Floats, threads: int) -> None:
     with loaded([file], threads) as other:
-        assert torch.equal(last_logits(other, prompt(1), [20, 57], first_pages(LENGTH)), alone)
+        assert np.array_equal(last_logits(other, prompt(1), [20, 57], first_pages(LENGTH)), alone)
 
 
-def test_weights_that_stream_change_nothing(file: Path, alone: torch.Tensor) -> None:
+def test_weights_that_stream_change_nothing(file: Path, alone: Floats) -> None:
     with ExitStack() as stack:
         found = read_model(open_all([file], stack))
         smallest = minimum_budget(sizes_of(found), found.manifest.constants.nbytes)
     with loaded([file], budget=smallest) as other:
         assert other.plan.streamed_bytes
-        assert torch.equal(last_logits(other, prompt(1), [LENGTH], first_pages(LENGTH)), alone)
+        assert np.array_equal(last_logits(other, prompt(1), [LENGTH], first_pages(LENGTH)), alone)

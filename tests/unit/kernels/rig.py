@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
-import torch
 
 from nvstreamd.ggml import GgmlType
+from nvstreamd.kernels.batch import Floats, Heads
 from nvstreamd.kernels.cpu_library import CpuContext, CpuLibrary, InstructionSet
 from nvstreamd.kernels.cpu_ops import CpuOps
-from nvstreamd.kernels.select import AnyOps
+from nvstreamd.kernels.kernel_set import KernelSet
 from nvstreamd.kernels.torch_ops import TorchOps
 from nvstreamd.kernels.weight import Weight
 from nvstreamd.kernels.workers import Workers
@@ -50,16 +50,22 @@ def random_weight(kind: GgmlType, rows: int, columns: int, seed: int = 0) -> Wei
     """A matrix of random blocks, entries of about 1 / sqrt(columns)."""
     rng = np.random.default_rng([seed, rows, columns])
     blocks = random_blocks(kind, rows * columns // kind.block_length, columns**-0.5, rng)
-    return Weight(kind, rows, columns, torch.from_numpy(blocks.copy()))
+    return Weight(kind, rows, columns, blocks.copy())
 
 
-def activations(rows: int, columns: int, seed: int = 1) -> torch.Tensor:
+def activations(rows: int, columns: int, seed: int = 1) -> Floats:
     """Normal numbers, [rows, columns] float32."""
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    return np.random.default_rng(seed).standard_normal((rows, columns), np.float32)
 
 
-def product(ops: AnyOps, x: torch.Tensor, weight: Weight) -> torch.Tensor:
+def angles(heads: Heads, positions: Sequence[int]) -> tuple[Floats, Floats]:
+    """cos and sin of rows at these positions, as models with a base of 10000 turn them."""
+    turned = np.array(positions)[:, None] * 1e4 ** (-np.arange(heads.dim // 2) / heads.dim)
+    return np.cos(turned).astype(np.float32), np.sin(turned).astype(np.float32)
+
+
+def product(ops: KernelSet, x: Floats, weight: Weight) -> Floats:
     """x times weight.T, [rows, out]."""
-    y = torch.full((x.shape[0], weight.rows), torch.nan)
+    y = np.full((x.shape[0], weight.rows), np.nan, np.float32)
     ops.linear(x, weight, y)
     return y

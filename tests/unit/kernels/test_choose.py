@@ -61,3 +61,34 @@ def test_threads_that_cannot_start_are_an_error_and_no_hang() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
     assert "could not start 64 threads" in done.stdout + done.stderr
+
+
+def run(script: str) -> str:
+    """What a Python process of its own prints."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout
+
+
+def test_an_engine_with_compiled_kernels_never_imports_torch() -> None:
+    """Torch is 190 MiB of memory and some seconds at each start of an engine."""
+    assert run(
+        "import sys\n"
+        "from contextlib import ExitStack\n"
+        "import nvstreamd.engine.service\n"
+        "from nvstreamd.kernels.select import choose\n"
+        "with ExitStack() as stack:\n"
+        "    choose(('cpu', 'torch'), 2, stack)\n"
+        "print('torch' in sys.modules)\n"
+    ) == "False\n"
+
+
+def test_torch_may_be_missing() -> None:
+    assert run(
+        "import sys\n"
+        "from contextlib import ExitStack\n"
+        "from nvstreamd.kernels.select import choose\n"
+        "sys.modules['torch'] = None\n"
+        "with ExitStack() as stack:\n"
+        "    kernels = choose(('torch', 'cpu'), 2, stack)\n"
+        "print(kernels.ops.name.split()[0], kernels.notes[0].split(':')[0])\n"
+    ) == "C++ torch kernels refused\n"

@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -132,7 +132,7 @@ def run_passes(rig: Rig, model: Model, passes: int) -> None:
                     there = min(extent.length, len(model.files[extent.file]) - extent.offset)
                     begin, end = extent.target, extent.target + there
                     assert bytes(region.view[begin:end]) == expected[begin:end], f"segment {index}"
-                assert region.data.data_ptr() == rig.arena.address + region.offset
+                assert region.data.ctypes.data == rig.arena.address + region.offset
 
 
 def readers() -> list[threading.Thread]:
@@ -350,7 +350,7 @@ def test_slots_hand_out_no_more_than_there_is() -> None:
 def test_an_error_that_still_looks_at_a_slot_is_the_one_reported() -> None:
     """A traceback keeps the tensors of a failed pass alive; that must not hide why it failed."""
     def fail(region: Region) -> None:
-        kept = region.data.view(torch.float32)
+        kept = region.data.view(np.float32)
         raise StorageError(f"{len(kept)} weights are gone", "look at the drive")
 
     arena = Arena(4 * PAGE)

@@ -2,10 +2,10 @@
 
 Both sides hold the same file with the same number of threads, and take turns: a round of ours, a round of theirs. Ours
 goes through the real daemon and the real gRPC client. Every ratio is ours over theirs in tokens a second, of medians
-over the rounds. Memory is that of daemon and engine at the end of the rounds, but for the weights: the KV cache is in
-it. Where memory is short, daemon and engine together live in a memory cgroup of half the model, the KV
-budget and 200 MiB, and llama.cpp in another as large, with the file mapped; the weights' budget of ours is half the
-model. A side that
+over the rounds. Memory is that of daemon and engine after a wide pass, but for weights and KV cache.
+
+Where memory is short, daemon and engine together live in a memory cgroup of half the model, the KV budget and 200 MiB,
+and llama.cpp in another as large, with the file mapped; the weights' budget of ours is half the model. A side that
 fails says so in the table: ours then has the rate 0, without theirs there is no ratio. A round in which other programs
 computed is taken again, a few times; what was not quiet in the end is named in the table and worth little.
 
@@ -29,7 +29,7 @@ from bench import peers
 from bench.company import QUIET, Company
 from bench.memory_group import MemoryGroup, NoMemoryGroups, drop_cached, memory_group
 from bench.report import Bar, show, write
-from bench.serving import MODEL, decode_rate, memory_beside_weights, prefill_rate, serve
+from bench.serving import MODEL, decode_rate, memory_besides, prefill_rate, serve
 from bench.streaming import model_file
 from support.daemon import Daemon
 from support.files import SMOLLM2
@@ -155,6 +155,12 @@ def load(daemon: Daemon, setting: Setting, size: int) -> float:
     return float(streamed)
 
 
+def memory(daemon: Daemon, draw: random.Random) -> float:
+    """MB that a prompt of the widest pass leaves in use beside weights and KV cache."""
+    prefill_rate(daemon, PREFILL, draw)
+    return memory_besides(daemon, PREFILL) / 1e6
+
+
 def take_turns(case: Case, ours: Ours, peer: peers.Peer, rounds: int, draw: random.Random) -> Samples:
     """Both sides once to warm up, then a round of each; what others disturbed again, at most `rounds` times."""
     def one_round() -> tuple[float, float]:
@@ -199,12 +205,12 @@ def measure(setting: Setting, keys: Sequence[str], rounds: int, threads: int, re
         with inside(mine):
             ours = Ours(serve(path, stack, ["--threads", str(threads)], "" if setting.short else CONFIG))
         ours.rate(lambda daemon: load(daemon, setting, size))
+        if setting in MEMORY and not ours.failure:
+            results.memory[MEMORY[setting]] = memory(ours.daemon, draw)
         with inside(their):
             peer = stack.enter_context(peers.peer(path, threads, mapped=setting.short))
         for key in keys:
             results.samples[key] = take_turns(CASES[key], ours, peer, rounds, draw)
-        if setting in MEMORY and not ours.failure:
-            results.memory[MEMORY[setting]] = memory_beside_weights(ours.daemon) / 1e6
         results.plain |= notes(setting, ours, mine, their)
 
 

@@ -65,12 +65,13 @@ def family(pid: int) -> list[int]:
     return [pid] + [each for child in children for each in family(child)]
 
 
-def memory_beside_weights(daemon: Daemon) -> int:
-    """Bytes of daemon and engine but for the weights: proportional set sizes (proc(5), smaps_rollup), KV cache and the
-    mapped pages of libraries among them."""
-    placement = daemon.engine(MODEL).model.placement
+def memory_besides(daemon: Daemon, tokens: int) -> int:
+    """Bytes of daemon and engine but for weights and KV cache: proportional set sizes (proc(5), smaps_rollup), the
+    mapped pages of libraries among them. `tokens` is how many the model has taken in since it was loaded."""
+    model = daemon.engine(MODEL).model
     total = 0
     for pid in family(daemon.process.pid):
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         total += next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
-    return total - placement.resident_bytes - placement.slot_bytes
+    weights = model.placement.resident_bytes + model.placement.slot_bytes
+    return total - weights - tokens * model.facts.kv_bytes_per_token

@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint proto bench bench-streaming bench-kernels bench-engine llamacpp clean setup-demo setup-test
+.PHONY: help demo test test-fast lint proto bench bench-streaming bench-kernels bench-engine llamacpp clean setup-demo setup-test setup-lab lab-packages vm-test
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -15,15 +15,25 @@ setup-demo:
 setup-test:
 	@$(PYTHON) scripts/setup.py test
 
+setup-lab: setup-test
+	@$(PYTHON) scripts/setup_lab.py
+
+lab-packages: ## installs QEMU and what the guests need, as root, with apt-get
+	@$(PYTHON) scripts/setup_lab.py packages
+
 demo: setup-demo ## a real model answers while its weights stream from disk, under a ceiling smaller than the model
 	@$(VENV)/python scripts/demo.py
 
-test: setup-test ## all tests: the fast ones, then the slow ones
-	$(VENV)/python -m pytest -q -m "not slow"
+test: setup-test setup-lab ## all tests: the fast ones, the slow ones, then those in QEMU guests where QEMU is
+	$(VENV)/python -m pytest -q -m "not slow and not vm"
 	$(VENV)/python -m pytest -q -m slow
+	$(VENV)/python -m pytest -q -m vm
+
+vm-test: setup-lab ## the hardware side, in QEMU guests
+	$(VENV)/python -m pytest -q -m vm
 
 test-fast: setup-test ## the tests of less than a few seconds each
-	$(VENV)/python -m pytest -q -m "not slow"
+	$(VENV)/python -m pytest -q -m "not slow and not vm"
 
 lint: setup-test ## ruff, mypy, import-linter, buf
 	$(VENV)/python -m pytest -q tests/test_lint.py

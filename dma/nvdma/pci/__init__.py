@@ -1,0 +1,1 @@
+"""How is a PCIe function found, mapped and given memory to reach?"""

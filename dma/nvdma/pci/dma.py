@@ -1,0 +1,52 @@
+"""Which memory may a device reach, and under which addresses does it know it?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+PAGE = 4096
+
+Pages = npt.NDArray[np.uint64]
+
+
+class BusAddresses(Protocol):
+    """The device's addresses of a stretch of memory."""
+
+    def at(self, offset: int) -> int:
+        """The device's address of byte `offset`."""
+
+    def pages(self, offset: int, nbytes: int) -> Pages:
+        """The device's address of each page that `nbytes` from `offset` on touch; `offset` is a multiple of PAGE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contiguous:
+    """Memory that an IOMMU shows to the device as one stretch from `first` on."""
+
+    first: int
+
+    def at(self, offset: int) -> int:
+        """See BusAddresses."""
+        return self.first + offset
+
+    def pages(self, offset: int, nbytes: int) -> Pages:
+        """See BusAddresses."""
+        return np.arange(self.first + offset, self.first + offset + nbytes, PAGE, dtype=np.uint64)
+
+
+@dataclass(frozen=True, slots=True)
+class DmaMemory:
+    """`nbytes` of pinned memory at virtual `address`, looked at through `view`, and where the device sees them."""
+
+    view: memoryview
+    address: int
+    bus: BusAddresses
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes the device may reach."""
+        return self.view.nbytes

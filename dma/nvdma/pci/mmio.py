@@ -1,0 +1,71 @@
+"""How are a device's registers read, written and waited for?
+
+Loads and stores of registers are single and aligned: ctypes compiles each to one instruction of that width. x86 keeps
+their order; elsewhere a mapping of device memory (nGnRE on Arm) does. A write may still be on its way when it returns
+(it is posted): reading any register of the device pushes it there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from nvdma.errors import DeadlineExceeded
+
+WAIT_STEP_SECONDS = 0.0005
+
+
+class Registers(Protocol):
+    """A register window; offsets are bytes, aligned to the width that is read or written."""
+
+    def read32(self, offset: int) -> int:
+        """The register, all ones when the device is gone."""
+
+    def read64(self, offset: int) -> int:
+        """The register, all ones when the device is gone."""
+
+    def write32(self, offset: int, value: int) -> None:
+        """A posted write."""
+
+    def write64(self, offset: int, value: int) -> None:
+        """A posted write."""
+
+
+class MappedRegisters:
+    """The registers at virtual `address`, `nbytes` of them; whoever mapped them keeps the mapping."""
+
+    def __init__(self, address: int, nbytes: int) -> None:
+        self._address = address
+        self._nbytes = nbytes
+
+    def read32(self, offset: int) -> int:
+        """See Registers."""
+        return ctypes.c_uint32.from_address(self._at(offset, 4)).value
+
+    def read64(self, offset: int) -> int:
+        """See Registers."""
+        return ctypes.c_uint64.from_address(self._at(offset, 8)).value
+
+    def write32(self, offset: int, value: int) -> None:
+        """See Registers."""
+        ctypes.c_uint32.from_address(self._at(offset, 4)).value = value
+
+    def write64(self, offset: int, value: int) -> None:
+        """See Registers."""
+        ctypes.c_uint64.from_address(self._at(offset, 8)).value = value
+
+    def _at(self, offset: int, width: int) -> int:
+        if offset % width or not 0 <= offset <= self._nbytes - width:
+            raise ValueError(f"register {offset:#x} of {width} bytes is not in a window of {self._nbytes:#x}")
+        return self._address + offset
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, waited_for: str) -> None:
+    """Asks again and again, sleeping between. Raises DeadlineExceeded naming what was waited for."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(waited_for, seconds)
+        time.sleep(WAIT_STEP_SECONDS)

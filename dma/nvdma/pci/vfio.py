@@ -1,0 +1,183 @@
+"""How does a process without privilege use a PCIe function that was opened for it? (linux/vfio.h, type1)
+
+Two descriptors are all it gets: the device's, for registers, configuration space and interrupts, and the container's,
+for the memory that the device may reach. When both are closed, however the process ended, the kernel resets the
+function, clears its bus mastering and only then lets go of the pages: no read in flight lands in memory of somebody
+else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import resource
+import struct
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from nvdma.errors import ArenaExhausted, DmaError
+from nvdma.pci.dma import Contiguous, DmaMemory
+from nvdma.pci.iova import IovaRange, IovaSpace
+from nvdma.pci.mmio import MappedRegisters
+
+# _IO(';', 100 + n): ioctls without a size in their number.
+BASE = ord(";") << 8 | 100
+GET_API_VERSION, CHECK_EXTENSION, SET_IOMMU = BASE, BASE + 1, BASE + 2
+GROUP_GET_STATUS, GROUP_SET_CONTAINER, GROUP_GET_DEVICE_FD = BASE + 3, BASE + 4, BASE + 6
+DEVICE_GET_INFO, DEVICE_GET_REGION_INFO, DEVICE_GET_IRQ_INFO = BASE + 7, BASE + 8, BASE + 9
+DEVICE_SET_IRQS, DEVICE_RESET = BASE + 10, BASE + 11
+IOMMU_GET_INFO, IOMMU_MAP_DMA, IOMMU_UNMAP_DMA = BASE + 12, BASE + 13, BASE + 14
+
+REGION_INFO = struct.Struct("=IIIIQQ")  # argsz, flags, index, cap_offset, size, offset
+REGION_CAN_MMAP = 1 << 2
+CONFIG_REGION = 7
+IOMMU_INFO = struct.Struct("=IIQII")  # argsz, flags, iova_pgsizes, cap_offset, pad
+IOMMU_INFO_HAS_CAPS = 1 << 1
+CAPABILITY = struct.Struct("=HHI")  # id, version, next
+CAPABILITY_IOVA_RANGES = 1
+MAP_DMA = struct.Struct("=IIQQQ")  # argsz, flags, vaddr, iova, size
+UNMAP_DMA = struct.Struct("=IIQQ")  # argsz, flags, iova, size
+READ_WRITE = 3
+IRQ_SET = struct.Struct("=IIIII")  # argsz, flags, index, start, count; descriptors follow
+IRQ_EVENTFD_TRIGGER = 1 << 2 | 1 << 5
+MSIX_INDEX = 2
+
+# PCI Local Bus Specification 3.0, section 6.2.2: the command register and its bits.
+COMMAND_OFFSET = 4
+MEMORY_SPACE, BUS_MASTER = 1 << 1, 1 << 2
+
+
+class VfioError(DmaError):
+    """The kernel refused a call of VFIO."""
+
+    hint = "look for `vfio` in `dmesg`; is the function still bound to vfio-pci?"
+
+
+def call(fd: int, number: int, argument: bytes | bytearray | int, what: str) -> int:
+    """An ioctl(2); what the kernel answers is in `argument` when that is a bytearray. Raises VfioError with `what`."""
+    # From immutable bytes fcntl would make its result, and the ioctl's own would be lost.
+    given = bytearray(argument) if isinstance(argument, bytes) else argument
+    try:
+        return int(fcntl.ioctl(fd, number, given))
+    except OSError as error:
+        raise VfioError(f"{what} failed: {error.strerror}") from error
+
+
+class Container:
+    """The memory a function may reach: an address space of the IOMMU."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._space: IovaSpace | None = None
+
+    def map(self, view: memoryview, address: int, stack: ExitStack) -> DmaMemory:
+        """Pins the memory at virtual `address` and shows it to the device; `stack` takes it away again.
+
+        The unmapping must come after the device was quiesced: push it before whatever starts the device.
+        """
+        if self._space is None:
+            self._space = IovaSpace(self.iova_ranges())
+        iova, own = self._space.take(view.nbytes), view[:]
+        try:
+            fcntl.ioctl(self.fd, IOMMU_MAP_DMA, MAP_DMA.pack(MAP_DMA.size, READ_WRITE, address, iova, view.nbytes))
+        except OSError as error:
+            if error.errno in (errno.ENOMEM, errno.ENOSPC):
+                raise _not_pinned(view.nbytes, error) from error
+            raise VfioError(f"mapping {view.nbytes} bytes for the device failed: {error.strerror}") from error
+        stack.callback(self._unmap, iova, own)
+        return DmaMemory(own, address, Contiguous(iova))
+
+    def iova_ranges(self) -> list[IovaRange]:
+        """The addresses that the IOMMU can translate and nothing else has (interrupts, firmware)."""
+        answer = bytearray(IOMMU_INFO.size)
+        IOMMU_INFO.pack_into(answer, 0, len(answer), 0, 0, 0, 0)
+        call(self.fd, IOMMU_GET_INFO, answer, "asking for the IOMMU's facts")
+        (size,) = struct.unpack_from("=I", answer)
+        answer = bytearray(size)
+        struct.pack_into("=I", answer, 0, size)
+        call(self.fd, IOMMU_GET_INFO, answer, "asking for the IOMMU's facts")
+        return parse_iova_ranges(bytes(answer))
+
+    def _unmap(self, iova: int, view: memoryview) -> None:
+        argument = UNMAP_DMA.pack(UNMAP_DMA.size, 0, iova, view.nbytes)
+        call(self.fd, IOMMU_UNMAP_DMA, argument, f"unmapping {view.nbytes} bytes at {iova:#x}")
+        view.release()
+
+
+def parse_iova_ranges(info: bytes) -> list[IovaRange]:
+    """The ranges in a struct vfio_iommu_type1_info and the capabilities behind it. Raises VfioError without any."""
+    _, flags, _, at, _ = IOMMU_INFO.unpack_from(info)
+    while flags & IOMMU_INFO_HAS_CAPS and at:
+        kind, _, following = CAPABILITY.unpack_from(info, at)
+        if kind == CAPABILITY_IOVA_RANGES:
+            (count,) = struct.unpack_from("=I", info, at + CAPABILITY.size)
+            pairs = struct.iter_unpack("=QQ", info[at + CAPABILITY.size + 8 :][: 16 * count])
+            return [IovaRange(first, last) for first, last in pairs]
+        at = following
+    raise VfioError("the kernel does not say which addresses its IOMMU translates", hint="use Linux 5.15 or later")
+
+
+def _not_pinned(nbytes: int, error: OSError) -> ArenaExhausted:
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    allowed = "no limit" if limit == resource.RLIM_INFINITY else f"{limit} bytes"
+    return ArenaExhausted(f"pinning {nbytes} bytes for the device failed: {error.strerror}",
+                          hint=f"raise RLIMIT_MEMLOCK (LimitMEMLOCK= in systemd), now {allowed} for this process")
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A BAR or the configuration space: where it lies in the device's descriptor, and whether it can be mapped."""
+
+    nbytes: int
+    offset: int
+    mappable: bool
+
+
+class Device:
+    """A function that was opened through VFIO."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def region(self, index: int) -> Region:
+        """BAR `index`, or CONFIG_REGION."""
+        answer = bytearray(REGION_INFO.pack(REGION_INFO.size, 0, index, 0, 0, 0))
+        call(self.fd, DEVICE_GET_REGION_INFO, answer, f"asking for region {index}")
+        _, flags, _, _, size, offset = REGION_INFO.unpack(answer)
+        return Region(size, offset, bool(flags & REGION_CAN_MMAP))
+
+    def map_bar(self, index: int, stack: ExitStack) -> MappedRegisters:
+        """The BAR's registers. `stack` unmaps them, without which the function could not be unbound."""
+        region = self.region(index)
+        if not region.mappable or not region.nbytes:
+            raise VfioError(f"BAR {index} cannot be mapped", hint="is this function an NVMe controller?")
+        mapping = mmap.mmap(self.fd, region.nbytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE,
+                            offset=region.offset)
+        stack.callback(mapping.close)
+        return MappedRegisters(ctypes.addressof(ctypes.c_char.from_buffer(mapping)), region.nbytes)
+
+    def enable_bus_master(self, stack: ExitStack) -> None:
+        """Lets the function read and write memory; vfio-pci leaves that off. `stack` forbids it again."""
+        self._set_command(BUS_MASTER | MEMORY_SPACE, 0)
+        stack.callback(self._set_command, 0, BUS_MASTER)
+
+    def reset(self) -> None:
+        """A function-level reset, whatever state the device is in."""
+        call(self.fd, DEVICE_RESET, 0, "resetting the function")
+
+    def signal(self, vectors: dict[int, int], stack: ExitStack) -> None:
+        """MSI-X vectors trigger eventfds, {vector: descriptor}; `stack` turns them off."""
+        count = max(vectors) + 1
+        descriptors = struct.pack(f"={count}i", *(vectors.get(number, -1) for number in range(count)))
+        header = IRQ_SET.pack(IRQ_SET.size + len(descriptors), IRQ_EVENTFD_TRIGGER, MSIX_INDEX, 0, count)
+        call(self.fd, DEVICE_SET_IRQS, header + descriptors, "connecting MSI-X vectors")
+        off = IRQ_SET.pack(IRQ_SET.size, 1 << 0 | 1 << 5, MSIX_INDEX, 0, 0)
+        stack.callback(call, self.fd, DEVICE_SET_IRQS, off, "turning MSI-X off")
+
+    def _set_command(self, bits: int, cleared: int) -> None:
+        at = self.region(CONFIG_REGION).offset + COMMAND_OFFSET
+        (command,) = struct.unpack("<H", os.pread(self.fd, 2, at))
+        os.pwrite(self.fd, struct.pack("<H", command & ~cleared | bits), at)

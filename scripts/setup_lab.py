@@ -1,0 +1,75 @@
+"""What must be on a machine before guests can be booted? A stock Debian kernel, unpacked into build/lab.
+
+Installs nothing on the machine and needs no root; `setup_lab.py packages` does both, with apt-get: QEMU and the few
+programs beside it. Where they are missing the guests' tests are skipped, and say so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+LAB = Path(__file__).resolve().parent.parent / "build/lab"
+PACKAGES = ("qemu-system-x86", "busybox-static", "kmod", "util-linux", "fio", "e2fsprogs", "gdisk")
+META_PACKAGE = "linux-image-amd64"
+
+
+def say(text: str) -> None:
+    """One line on what is being done."""
+    print(f"setup-lab: {text}", file=sys.stderr, flush=True)
+
+
+def install_packages() -> None:
+    """QEMU and what the guests' root file system, which is this machine's, must have."""
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(["apt-get", "update", "-qq"], env=environment, check=True)
+    subprocess.run(["apt-get", "install", "-qq", "-y", "--no-install-recommends", *PACKAGES], env=environment,
+                   check=True, stdout=subprocess.DEVNULL)
+
+
+def kernel_package() -> str | None:
+    """The package that the distribution's kernel is in now."""
+    if not shutil.which("apt-cache"):
+        return None
+    listed = subprocess.run(["apt-cache", "depends", META_PACKAGE], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"Depends: (linux-image-[0-9]\S+)", listed)
+    return found[1] if found else None
+
+
+def unpack_kernel(package: str) -> None:
+    """Image and modules below build/lab/root, as depmod(8) wants them."""
+    say(f"fetching {package}")
+    LAB.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=LAB) as scratch:
+        subprocess.run(["apt-get", "download", "-qq", package], cwd=scratch, check=True, stderr=subprocess.DEVNULL)
+        (archive,) = Path(scratch).glob("*.deb")
+        root = Path(scratch) / "root"
+        subprocess.run(["dpkg-deb", "-x", str(archive), str(root)], check=True)
+        (modules,) = (root / "lib/modules").iterdir()
+        subprocess.run([shutil.which("depmod") or "/sbin/depmod", "-b", str(root), modules.name], check=True)
+        root.rename(LAB / "root")
+
+
+def main() -> None:
+    """Fetches what is missing, nothing when all is there."""
+    if sys.argv[1:] == ["packages"]:
+        install_packages()
+    if (LAB / "root").exists():
+        return
+    if not shutil.which("qemu-system-x86_64"):
+        say("no QEMU here: tests of the hardware side will be skipped (make lab-packages, as root, installs it)")
+        return
+    package = kernel_package()
+    if package is None:
+        say(f"apt knows no {META_PACKAGE} here: tests of the hardware side will be skipped (apt-get update?)")
+        return
+    unpack_kernel(package)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""Where may tests of the hardware side run? On the host they boot guests; those of `guest/` run inside one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vm import lab
+
+IN_GUEST = "NVSTREAMD_GUEST" in os.environ
+collect_ignore = [] if IN_GUEST else ["guest"]
+
+
+@pytest.fixture
+def guest_folder(tmp_path: Path) -> Path:
+    """Where a guest's images and results lie. Skips, loudly, where no guest can be booted."""
+    reason = lab.missing()
+    if reason:
+        pytest.skip(f"NOT TESTED: the hardware side, in a QEMU guest: {reason}")
+    return tmp_path

@@ -1,0 +1,49 @@
+"""How do tests in the guest look at it, and put it right, without the code that they test?"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from nvdma.pci.address import PciAddress
+
+DEVICES = Path("/sys/bus/pci/devices")
+SECONDS = 20.0
+
+
+def controllers() -> dict[str, PciAddress]:
+    """NVMe functions by serial number, as the kernel's driver knows them; waits until it knows both."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        found = {(path / "serial").read_text().strip(): PciAddress.parse((path / "address").read_text().strip())
+                 for path in Path("/sys/class/nvme").glob("nvme*")}
+        if len(found) == 2:
+            return found
+        assert time.monotonic() < deadline, f"the kernel knows {found} only"
+
+
+def driver(address: PciAddress) -> str | None:
+    """The driver that holds a function."""
+    link = DEVICES / str(address) / "driver"
+    return os.path.basename(os.readlink(link)) if link.exists() else None
+
+
+def hand_over(address: PciAddress, name: str) -> None:
+    """From whatever driver holds it to another."""
+    (DEVICES / str(address) / "driver_override").write_text(f"{name}\n")
+    if driver(address):
+        (DEVICES / str(address) / "driver/unbind").write_text(str(address))
+    Path("/sys/bus/pci/drivers_probe").write_text(str(address))
+    assert driver(address) == (name or "nvme")
+
+
+def give_back(address: PciAddress) -> None:
+    """To the kernel's own driver."""
+    if driver(address) != "nvme":
+        hand_over(address, "")
+
+
+def command_register(address: PciAddress) -> int:
+    """The command register of a function's configuration space."""
+    return int.from_bytes((DEVICES / str(address) / "config").read_bytes()[4:6], "little")

@@ -1,0 +1,144 @@
+"""How is a guest booted, with which hardware, and how do its results come back?
+
+virtme-ng boots a stock Debian kernel over this machine's own root file system, read-only: the checkout and its
+environment are simply there. Nothing of this machine's hardware is: QEMU emulates drives, IOMMU and BARs, without KVM.
+A folder shared over 9p carries the job there and its output, exit status and kernel log back.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LAB = ROOT / "build/lab"
+MIB = 1 << 20
+# What QEMU says when a device reaches memory that its IOMMU does not translate, and what the guest's kernel says.
+FAULTS = re.compile(r"vtd_|DMAR:.*fault", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """An emulated NVMe controller with one namespace over `image`; `options` are more of QEMU's for it."""
+
+    serial: str
+    image: Path
+    slot: int
+    options: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """The guest's. `bar` is the memory behind the BAR that stands in for a GPU's: the host sees what lands there."""
+
+    drives: Sequence[Drive] = ()
+    bar: Path | None = None
+    iommu: bool = True
+    memory: str = "2G"
+
+    def qemu(self) -> list[str]:
+        """QEMU's options."""
+        options = ["-machine", "q35"]
+        if self.iommu:
+            options += ["-device", "intel-iommu,intremap=on,caching-mode=off"]
+        for drive in self.drives:
+            name, more = f"drive{drive.slot:x}", f",{drive.options}" if drive.options else ""
+            options += ["-drive", f"if=none,id={name},file={drive.image},format=raw,file.locking=off",
+                        "-device", f"nvme,id=nvme{drive.slot:x},serial={drive.serial},drive={name},"
+                                   f"addr={drive.slot:x}.0{more}"]
+        if self.bar is not None:
+            size = self.bar.stat().st_size
+            options += ["-object", f"memory-backend-file,id=bar,size={size},mem-path={self.bar},share=on",
+                        "-device", "ivshmem-plain,memdev=bar,addr=1e.0"]
+        return options
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a job ended: its exit status (None: the guest was gone before), output, kernel log, and what QEMU said."""
+
+    status: int | None
+    output: str
+    kernel_log: str
+    qemu: str
+
+    @property
+    def faults(self) -> list[str]:
+        """Lines about memory that a device reached and may not."""
+        return [line for line in (self.kernel_log + self.qemu).splitlines() if FAULTS.search(line)]
+
+    def __str__(self) -> str:
+        return f"status {self.status}\n{self.output}\n--- QEMU\n{self.qemu[-4000:]}"
+
+
+@dataclass(slots=True)
+class Guest:
+    """A guest of this hardware; each `run` boots it anew. The guest sees `folder` under the same name, writable."""
+
+    folder: Path
+    hardware: Hardware = field(default_factory=Hardware)
+
+    def run(self, job: str, seconds: float) -> Result:
+        """Boots, runs a shell script as root, powers off; `seconds` for all of it."""
+        share = self.folder / "share"
+        share.mkdir(parents=True, exist_ok=True)
+        for name in ("status", "output", "dmesg"):
+            (share / name).unlink(missing_ok=True)
+        (share / "job").write_text(_wrapped(job, share))
+        command = [
+            sys.executable, "-m", "virtme.commands.run", "--kimg", str(kernel()), "--mods", "auto", "--disable-kvm",
+            "--force-9p", "--disable-microvm", "--cpus", "2", "--memory", self.hardware.memory, "--name", "lab",
+            "--rwdir", str(self.folder), "--script-sh", f"bash {shlex.quote(str(share / 'job'))}",
+        ]
+        if self.hardware.iommu:
+            command += ["--kopt", "intel_iommu=on"]
+        command += ["--qemu-opts", *self.hardware.qemu()]
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  text=True, errors="replace", timeout=seconds, check=False)
+            words = done.stdout
+        except subprocess.TimeoutExpired as expired:
+            words = f"{(expired.stdout or b'').decode(errors='replace')}\nno end after {seconds:g} s"
+        status = _text(share / "status").strip()
+        return Result(int(status) if status else None, _text(share / "output"), _text(share / "dmesg"), words)
+
+
+def _wrapped(job: str, share: Path) -> str:
+    """The job, its traces left in the shared folder."""
+    return (f"export HOME=/root PYTHONDONTWRITEBYTECODE=1 NVSTREAMD_GUEST=1 LAB={share.parent}\n"
+            f"export TMPDIR=/run/lab && mkdir -p $TMPDIR && cd {ROOT}\n"
+            f"( {job}\n) > {share}/output 2>&1\nstatus=$?\n"
+            f"dmesg > {share}/dmesg\necho $status > {share}/status\nsync\n")
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+def kernel() -> Path:
+    """The kernel's image, as scripts/setup_lab.py left it."""
+    return next((LAB / "root/boot").glob("vmlinuz-*"))
+
+
+def missing() -> str:
+    """Why there can be no guest here; empty when there can."""
+    folders = [*os.environ["PATH"].split(":"), "/sbin", "/usr/sbin"]
+    for program in ("qemu-system-x86_64", "busybox", "modprobe"):
+        if not any((Path(folder) / program).exists() for folder in folders):
+            return f"{program} is not installed (make lab-packages)"
+    if not list((LAB / "root/boot").glob("vmlinuz-*")):
+        return f"there is no kernel in {LAB} (make setup-lab)"
+    return ""
+
+
+def image(path: Path, nbytes: int) -> Path:
+    """An empty drive."""
+    with path.open("wb") as file:
+        file.truncate(nbytes)
+    return path

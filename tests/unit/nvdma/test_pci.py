@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,8 @@ def test_an_address_is_read_and_written_as_the_kernel_does() -> None:
     assert PciAddress.parse("10000:e1:1f.7") == PciAddress(0x10000, 0xE1, 0x1F, 7)
 
 
-@pytest.mark.parametrize("text", ["", "01:00.0", "0000:01:00.8", "0000:01:20.0", "0000:01:00.0/../..", "0000:01:00.0\n"])
+@pytest.mark.parametrize("text", [
+    "", "01:00.0", "0000:01:00.8", "0000:01:20.0", "0000:01:00.0/../..", "0000:01:00.0\n"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     """It becomes part of a path below /sys."""
     with pytest.raises(ValueError, match="no PCI address"):
@@ -36,7 +38,7 @@ def test_stretches_do_not_overlap_and_stay_in_their_ranges(sizes: list[int]) -> 
     ranges = [IovaRange(0, 0xFEDFFFFF), IovaRange(0xFEF00000, (1 << 39) - 1)]
     space = IovaSpace(ranges)
     taken = sorted((space.take(size), size) for size in sizes)
-    for (first, size), (following, _) in zip(taken, taken[1:], strict=False):
+    for (first, size), (following, _) in pairwise(taken):
         assert first + size <= following
     for first, size in taken:
         assert first % ALIGNMENT == 0 and first > 0

@@ -1,4 +1,4 @@
-"""What must be on a machine before guests can be booted? A stock Debian kernel, unpacked into build/lab.
+"""What must be on a machine before guests can be booted? A stock Debian kernel and our module for it, in build/lab.
 
 Installs nothing on the machine and needs no root; `setup_lab.py packages` does both, with apt-get: QEMU and the few
 programs beside it. Where they are missing the guests' tests are skipped, and say so.
@@ -6,6 +6,7 @@ programs beside it. Where they are missing the guests' tests are skipped, and sa
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -14,8 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-LAB = Path(__file__).resolve().parent.parent / "build/lab"
-PACKAGES = ("qemu-system-x86", "busybox-static", "kmod", "util-linux", "fio", "e2fsprogs", "gdisk")
+ROOT = Path(__file__).resolve().parent.parent
+LAB = ROOT / "build/lab"
+MODULES = ("nvstream",)
+PACKAGES = ("qemu-system-x86", "busybox-static", "kmod", "util-linux", "fio", "e2fsprogs", "gdisk",
+            "linux-headers-amd64", "gcc", "make")
 META_PACKAGE = "linux-image-amd64"
 
 
@@ -33,7 +37,10 @@ def install_packages() -> None:
 
 
 def kernel_package() -> str | None:
-    """The package that the distribution's kernel is in now."""
+    """The package of the kernel whose headers are installed, otherwise of the distribution's present one."""
+    headers = sorted(Path("/usr/src").glob("linux-headers-*-amd64"))
+    if headers:
+        return headers[-1].name.replace("headers", "image")
     if not shutil.which("apt-cache"):
         return None
     listed = subprocess.run(["apt-cache", "depends", META_PACKAGE], capture_output=True, text=True, check=False).stdout
@@ -55,20 +62,50 @@ def unpack_kernel(package: str) -> None:
         root.rename(LAB / "root")
 
 
-def main() -> None:
-    """Fetches what is missing, nothing when all is there."""
-    if sys.argv[1:] == ["packages"]:
-        install_packages()
-    if (LAB / "root").exists():
+def build_module(name: str) -> None:
+    """Our module for the unpacked kernel, where its headers are installed; a test without it is skipped."""
+    (version,) = (path.name for path in (LAB / "root/lib/modules").iterdir())
+    headers = Path("/usr/src") / f"linux-headers-{version}"
+    source, target = ROOT / "kmod" / name, LAB / name
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(source.iterdir()))).hexdigest()[:16]
+    stamp = target / f"ready-{version}-{digest}"
+    if stamp.exists():
         return
+    if not headers.exists():
+        say(f"no {headers}: tests of the module {name} will be skipped (make lab-packages, as root, installs it)")
+        return
+    say(f"building the module {name} for {version}")
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+    built = subprocess.run(["make", "-C", str(headers), f"M={target}", "modules"], capture_output=True, text=True,
+                           check=False)
+    if built.returncode:
+        sys.exit(f"setup-lab: {name} does not build for {version}:\n{built.stdout}{built.stderr}")
+    stamp.touch()
+
+
+def ready() -> bool:
+    """Whether the kernel is unpacked, now or before."""
+    if (LAB / "root").exists():
+        return True
     if not shutil.which("qemu-system-x86_64"):
         say("no QEMU here: tests of the hardware side will be skipped (make lab-packages, as root, installs it)")
-        return
+        return False
     package = kernel_package()
     if package is None:
         say(f"apt knows no {META_PACKAGE} here: tests of the hardware side will be skipped (apt-get update?)")
-        return
+        return False
     unpack_kernel(package)
+    return True
+
+
+def main() -> None:
+    """Fetches and builds what is missing, nothing when all is there."""
+    if sys.argv[1:] == ["packages"]:
+        install_packages()
+    elif ready():
+        for name in MODULES:
+            build_module(name)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,21 @@ class Contiguous:
 
 
 @dataclass(frozen=True, slots=True)
+class Scattered:
+    """Memory whose pages the device sees one by one, as without an IOMMU."""
+
+    addresses: Pages
+
+    def at(self, offset: int) -> int:
+        """See BusAddresses."""
+        return int(self.addresses[offset // PAGE]) + offset % PAGE
+
+    def pages(self, offset: int, nbytes: int) -> Pages:
+        """See BusAddresses."""
+        return self.addresses[offset // PAGE : -(-(offset + nbytes) // PAGE)]
+
+
+@dataclass(frozen=True, slots=True)
 class DmaMemory:
     """`nbytes` of pinned memory at virtual `address`, looked at through `view`, and where the device sees them."""
 

@@ -10,6 +10,8 @@ from nvdma.pci.address import PciAddress
 
 DEVICES = Path("/sys/bus/pci/devices")
 SECONDS = 20.0
+# The function whose BAR 2 stands in for a GPU's memory: lab.py puts it into this slot.
+BAR_OWNER = PciAddress(0, 0, 0x1E, 0)
 
 
 def controllers() -> dict[str, PciAddress]:
@@ -47,3 +49,8 @@ def give_back(address: PciAddress) -> None:
 def command_register(address: PciAddress) -> int:
     """The command register of a function's configuration space."""
     return int.from_bytes((DEVICES / str(address) / "config").read_bytes()[4:6], "little")
+
+
+def bar_address(address: PciAddress, bar: int) -> int:
+    """The physical address of a BAR."""
+    return int((DEVICES / str(address) / "resource").read_text().splitlines()[bar].split()[0], 16)

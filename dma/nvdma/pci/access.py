@@ -1,0 +1,58 @@
+"""What does a driver need of a function, whichever way the kernel lets us have it?"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+from nvdma.pci.dma import DmaMemory
+from nvdma.pci.mmio import Registers
+from nvdma.pci.vfio import Container, Device
+
+
+class Access(Protocol):
+    """A function that is ours. What `stack` gets must be undone in reverse: memory is unmapped last."""
+
+    def map_memory(self, view: memoryview, address: int, stack: ExitStack) -> DmaMemory:
+        """Pins memory at virtual `address` and lets the function reach it."""
+
+    def map_registers(self, stack: ExitStack) -> Registers:
+        """The registers in BAR 0."""
+
+    def enable_bus_master(self, stack: ExitStack) -> None:
+        """Lets the function read and write memory."""
+
+    def connect_interrupt(self, vector: int, eventfd: int, stack: ExitStack) -> None:
+        """MSI-X `vector` triggers the eventfd."""
+
+    def reset(self) -> None:
+        """Stops the function, whatever state it is in: no read or write of memory follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class VfioAccess:
+    """A function through VFIO: the two descriptors that `nvdma.pci.vfio_open` opened, perhaps in another process."""
+
+    container: Container
+    device: Device
+
+    def map_memory(self, view: memoryview, address: int, stack: ExitStack) -> DmaMemory:
+        """See Access."""
+        return self.container.map(view, address, stack)
+
+    def map_registers(self, stack: ExitStack) -> Registers:
+        """See Access."""
+        return self.device.map_bar(0, stack)
+
+    def enable_bus_master(self, stack: ExitStack) -> None:
+        """See Access."""
+        self.device.enable_bus_master(stack)
+
+    def connect_interrupt(self, vector: int, eventfd: int, stack: ExitStack) -> None:
+        """See Access."""
+        self.device.signal({vector: eventfd}, stack)
+
+    def reset(self) -> None:
+        """See Access."""
+        self.device.reset()

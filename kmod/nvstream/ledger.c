@@ -21,7 +21,7 @@
 #define dma_buf_unmap_attachment_unlocked dma_buf_unmap_attachment
 #endif
 
-#define MOST_PAGES (1UL << 28)
+#define MOST_PAGES BIT(28)
 
 enum nvs_kind { NVS_PIN, NVS_BAR, NVS_DMABUF };
 

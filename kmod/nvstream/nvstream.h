@@ -23,7 +23,7 @@ struct nvstream_caps {
 	__u64 pinned_bytes;	/* that this file holds in memory */
 	__u64 mapped_bytes;	/* that this file holds of peers */
 	__u32 mappings;
-	__u32 leaked;		/* mappings that a function which would not stop has kept, since the module was loaded */
+	__u32 leaked;		/* mappings kept from functions that could not be stopped, since the module was loaded */
 	__u64 reserved[3];
 };
 

@@ -16,6 +16,7 @@ class DmaError(Exception):
     def __init__(self, what: str, *, hint: str | None = None) -> None:
         if hint is not None:
             self.hint = hint
+        self.what = what
         super().__init__(f"{what}; {self.hint}")
 
 
@@ -105,3 +106,75 @@ class ArenaBusy(DmaError):
     """The arena cannot be closed because somebody still looks at its bytes."""
 
     hint = "release every memoryview, array and backend of this arena, then close it again"
+
+
+class DeviceGone(DmaError):
+    """A device's registers read all ones: it was unplugged, its link is down or its memory space is off."""
+
+    hint = "check the drive's seat and `dmesg` for its PCIe link, then claim it again"
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        super().__init__(f"{device}: its registers read all ones, it is gone from the bus")
+
+
+class ControllerFatal(DmaError):
+    """An NVMe controller cannot go on: only a reset, after which every queue must be created again, may help."""
+
+    hint = "reset the controller; when that does not help, power the machine off and replace the drive"
+
+
+class ControllerRefused(DmaError):
+    """A controller, or what it says of itself, is nothing this driver can work with."""
+
+    hint = "give the drive back to the kernel's driver and use the backend 'uring'"
+
+
+class NamespaceRefused(DmaError):
+    """A namespace cannot be read by this driver; the controller's others may be fine."""
+
+    hint = "format the namespace with 512 or 4096 bytes a block and no metadata (`nvme format`), or use 'uring'"
+
+
+class CommandFailed(DmaError):
+    """An NVMe command completed with an error.
+
+    `code_type` and `code` are the status' SCT and SC, `name` the specification's for both; `lba` is the first logical
+    block of a read or write. `do_not_retry`: the same command would fail again.
+    """
+
+    hint = "look at the drive's error log and health (`nvstreamd doctor`)"
+
+    def __init__(self, command: str, code_type: int, code: int, name: str, *, do_not_retry: bool,
+                 lba: int | None = None) -> None:
+        self.command, self.code_type, self.code, self.name = command, code_type, code, name
+        self.do_not_retry, self.lba = do_not_retry, lba
+        where = "" if lba is None else f" at LBA {lba}"
+        again = ", do not retry" if do_not_retry else ""
+        super().__init__(f"{command}{where} failed: {name} (status {code_type:#x}/{code:#04x}{again})")
+
+
+class UnknownCompletion(DmaError):
+    """A controller completed a command that is not outstanding: it was completed before, or never submitted."""
+
+    hint = "distrust what it has read since, reset the controller and look for a firmware update"
+
+    def __init__(self, queue: str, cid: int) -> None:
+        self.cid = cid
+        super().__init__(f"{queue}: completion of command {cid:#06x}, which is not outstanding")
+
+
+class QueueClosed(DmaError):
+    """A queue was used after it was deleted or its controller reset."""
+
+    hint = "create the queue again"
+
+
+class CommandRefused(ReadError):
+    """A drive of ours refused a read; ``cause`` has the status it gave."""
+
+    hint = CommandFailed.hint
+
+    def __init__(self, path: str, offset: int, cause: CommandFailed, *, tag: int | None = None) -> None:
+        self.cause = cause
+        super().__init__(f"{path}: reading at offset {offset}: {cause.what}", path=path, offset=offset, tag=tag)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nvdma.errors import DmaError, InvalidRead, NothingInFlight, QueueFull, ReadFailed, ShortRead
+from nvdma.errors import DmaError, InvalidRead, NothingInFlight, QueueFull, ReadError, ReadFailed, ShortRead
 from nvdma.types import BackendFacts, Completion, Read, Source
 
 # A transient errno of a regular file is over after a few tries; an endless one becomes an error.
@@ -97,6 +97,10 @@ class Ledger:
             self._finish(pending, self._short(pending))
             return None
         return pending
+
+    def refuse(self, tag: int, error: ReadError) -> None:
+        """Note that the read failed for good."""
+        self._finish(self._pending[tag], error)
 
     def take(self) -> list[Completion]:
         """Completions up to the first error; raises the error when it comes first."""

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "build/lab"
@@ -137,8 +138,9 @@ def missing() -> str:
     return ""
 
 
-def image(path: Path, nbytes: int) -> Path:
-    """An empty drive."""
+def image(path: Path, nbytes: int, *, filled: int = 0) -> Path:
+    """A drive, or the memory behind a BAR: `filled` bytes in which a wrong place shows, then nothing."""
     with path.open("wb") as file:
+        file.write(Random(nbytes).randbytes(filled))
         file.truncate(nbytes)
     return path

@@ -15,8 +15,8 @@ SECONDS = 300.0
 
 def hardware(folder: Path) -> Hardware:
     """Two drives, one with blocks of 4096 bytes, and a BAR."""
-    plain = Drive("LAB0", image(folder / "drive0", 256 * MIB), 0x10, "mdts=8")
-    large = Drive("LAB1", image(folder / "drive1", 64 * MIB), 0x11,
+    plain = Drive("LAB0", image(folder / "drive0", 256 * MIB, filled=40 * MIB), 0x10, "mdts=8")
+    large = Drive("LAB1", image(folder / "drive1", 64 * MIB, filled=20 * MIB), 0x11,
                   "logical_block_size=4096,physical_block_size=4096")
     return Hardware((plain, large), image(folder / "bar", 64 * MIB))
 

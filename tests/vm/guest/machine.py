@@ -54,3 +54,9 @@ def command_register(address: PciAddress) -> int:
 def bar_address(address: PciAddress, bar: int) -> int:
     """The physical address of a BAR."""
     return int((DEVICES / str(address) / "resource").read_text().splitlines()[bar].split()[0], 16)
+
+
+def block_device(address: PciAddress) -> Path:
+    """The only namespace of a controller that the kernel's driver holds."""
+    (name,) = (path.name for path in (DEVICES / str(address) / "nvme").glob("nvme*/nvme*n1"))
+    return Path("/dev") / name

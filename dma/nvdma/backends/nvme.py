@@ -1,0 +1,213 @@
+"""How are bytes read from a drive that is ours, without the kernel, its page cache or a copy?
+
+The drive writes where its commands point: into the arena (`nvme_host`), or into a window of a GPU's memory
+(`nvme_vram`); only the addresses differ. Reads become commands of a queue that we poll. A read of 1 MiB takes a drive
+hundreds of microseconds and a queue holds many: sleeping a little between two looks costs no bandwidth.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nvdma.arena import Arena
+from nvdma.errors import BackendUnavailable, CommandRefused, DeadlineExceeded, DmaError
+from nvdma.ledger import Ledger, Pending
+from nvdma.nvme import commands
+from nvdma.nvme.drive import Drive
+from nvdma.nvme.identify import NamespaceFacts
+from nvdma.nvme.prp import prepare
+from nvdma.nvme.queue import Completion as CommandCompletion
+from nvdma.nvme.spec import Entries
+from nvdma.nvme.status import failure
+from nvdma.pci.dma import PAGE, BusAddresses
+from nvdma.types import BackendFacts, Completion, Read, Source
+
+MAX_READ = 2 << 20
+# Looks at the queue without a pause, then with longer and longer ones.
+QUICK_LOOKS = 20
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 20e-6, 500e-6
+
+Target = Callable[[Drive, ExitStack], BusAddresses]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a source lies: from byte `offset` (a multiple of 4096) of namespace `nsid` on, of drive number `drive`."""
+
+    drive: int
+    nsid: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A command under way: the read it is a part of, the page its list is in, what an error names."""
+
+    pending: Pending
+    slot: int
+    lba: int
+
+
+class _Lane:
+    """One drive with what is under way on it."""
+
+    def __init__(self, drive: Drive, target: BusAddresses) -> None:
+        self.drive = drive
+        self.target = target
+        self.flights: dict[int, _Flight] = {}
+        self._free = list(range(drive.depth))
+        self._lists = np.frombuffer(drive.lists.view, np.uint64).reshape(drive.depth, -1)
+        self._list_pages = drive.lists.bus.pages(0, drive.lists.nbytes)
+
+    def submit(self, namespace: NamespaceFacts, offset: int, pendings: Sequence[Pending]) -> None:
+        """Commands for reads of equal length, from byte `offset` of the namespace on; one doorbell."""
+        slots = [self._free.pop() for _ in pendings]
+        pages = np.stack([self.target.pages(each.read.target, each.read.length) for each in pendings])
+        prps = prepare(pages, self._list_pages[slots])
+        self._lists[slots, : prps.lists.shape[1]] = prps.lists
+        lbas = [(offset + each.read.offset) // namespace.block_bytes for each in pendings]
+        blocks = pendings[0].read.length // namespace.block_bytes
+        entries: Entries = commands.read(namespace.nsid, np.array(lbas, np.uint64), blocks, prps.prp1, prps.prp2)
+        cids = self.drive.queue.submit(entries)
+        self.flights.update((cid, _Flight(*each)) for cid, each in zip(cids, zip(pendings, slots, lbas, strict=True),
+                                                                      strict=True))
+
+    def reap(self) -> list[tuple[_Flight, CommandCompletion]]:
+        """What has completed."""
+        done = [(self.flights.pop(found.cid), found) for found in self.drive.queue.reap()]
+        self._free += [flight.slot for flight, _ in done]
+        return done
+
+    def close(self) -> None:
+        """Lets go of the lists' memory."""
+        del self._lists
+
+
+class NvmeBackend:
+    """Reads of `sources`, which lie at `places` on `drives`, as `name`; see `nvdma.backend.Backend`.
+
+    `target` gives a drive its addresses of the arena, or of the memory that stands for it. Each drive has `depth`
+    commands; a read is on one drive alone.
+    """
+
+    def __init__(self, name: str, drives: Sequence[Drive], places: Sequence[Place], sources: Sequence[Source],
+                 arena: Arena, *, target: Target | None = None) -> None:
+        depth = sum(drive.depth for drive in drives)
+        self.facts = BackendFacts(name, depth, MAX_READ, PAGE, True, True)
+        self._drives = tuple(drives)
+        self._places = tuple(places)
+        self._sources = tuple(sources)
+        self._arena = arena
+        self._target = target or self._into_arena
+        self._ledger = Ledger(self.facts, self._sources, arena.nbytes)
+        self._lanes: list[_Lane] = []
+        self._stack = ExitStack()
+        self._is_open = False
+
+    @property
+    def in_flight(self) -> int:
+        """Number of reads whose outcome has not been handed out."""
+        return self._ledger.in_flight
+
+    def open(self) -> None:
+        """Starts the drives and lets them reach the target. Raises BackendUnavailable."""
+        if self._is_open:
+            raise RuntimeError("the backend is open already")
+        try:
+            with ExitStack() as stack:
+                self._lanes = [self._open_lane(drive, stack) for drive in self._drives]
+                self._check_places()
+                self._stack = stack.pop_all()
+        except BackendUnavailable:
+            raise
+        except DmaError as error:
+            raise BackendUnavailable(str(error), hint=error.hint) from error
+        limits = [drive.controller.facts.max_transfer or MAX_READ for drive in self._drives]
+        # A place's drive is the fewest commands that any read may wait for.
+        self.facts = replace(self.facts, max_read=min(MAX_READ, *limits),
+                             depth=min(drive.depth for drive in self._drives))
+        self._ledger = Ledger(self.facts, self._sources, self._arena.nbytes)
+        self._is_open = True
+
+    def submit(self, reads: Sequence[Read]) -> None:
+        """Start `reads`; see `Backend.submit`."""
+        alike: dict[tuple[Place, int], list[Pending]] = defaultdict(list)
+        for pending in self._ledger.admit(reads):
+            alike[self._places[pending.read.source], pending.read.length].append(pending)
+        for (place, _), pendings in alike.items():
+            lane = self._lanes[place.drive]
+            lane.submit(lane.drive.controller.namespace(place.nsid), place.offset, pendings)
+
+    def poll(self) -> list[Completion]:
+        """What has completed; see `Backend.poll`."""
+        self._reap()
+        return self._ledger.take()
+
+    def wait(self, timeout: float) -> list[Completion]:
+        """At least one completion within `timeout` seconds; see `Backend.wait`.
+
+        Raises DeviceGone and ControllerFatal as well, for all reads in flight: only closing is of use then.
+        """
+        self._ledger.check_waitable()
+        deadline = time.monotonic() + timeout
+        looks, pause = 0, FIRST_PAUSE_SECONDS
+        while not self._reap():
+            looks += 1
+            if looks < QUICK_LOOKS:
+                continue
+            for lane in self._lanes:
+                lane.drive.controller.check()
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(self._ledger.describe_outstanding(), timeout)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        return self._ledger.take()
+
+    def close(self) -> None:
+        """Stops the drives, then gives the memory back; see `Backend.close`."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._ledger.clear()
+        self._stack.close()
+        self._lanes = []
+
+    def _open_lane(self, drive: Drive, stack: ExitStack) -> _Lane:
+        target = self._target(drive, stack)
+        drive.open(stack)
+        lane = _Lane(drive, target)
+        stack.callback(lane.close)
+        return lane
+
+    def _into_arena(self, drive: Drive, stack: ExitStack) -> BusAddresses:
+        return drive.access.map_memory(self._arena.view, self._arena.address, stack).bus
+
+    def _check_places(self) -> None:
+        for source, place in zip(self._sources, self._places, strict=True):
+            namespace = self._drives[place.drive].controller.namespace(place.nsid)
+            end = place.offset + -(-source.size // PAGE) * PAGE
+            if place.offset % PAGE or end > namespace.nbytes:
+                raise BackendUnavailable(
+                    f"{source.path}: bytes {place.offset} to {end} are not on a namespace of {namespace.nbytes} bytes",
+                    hint="the drive is not the one the model was imported onto: import it again")
+
+    def _reap(self) -> bool:
+        for lane in self._lanes:
+            self._note(lane, lane.reap())
+        return self._ledger.has_outcomes
+
+    def _note(self, lane: _Lane, done: Iterable[tuple[_Flight, CommandCompletion]]) -> None:
+        for flight, completion in done:
+            read = flight.pending.read
+            if not completion.status:
+                self._ledger.landed(read.tag, read.length)
+                continue
+            cause = failure(completion.status, f"{lane.drive.name}: Read", lba=flight.lba)
+            path = self._sources[read.source].path
+            self._ledger.refuse(read.tag, CommandRefused(path, read.offset, cause, tag=read.tag))

@@ -1,0 +1,202 @@
+"""How do commands get to a controller, and completions back? Two rings in memory and two doorbells.
+
+(NVM Express Base Specification 2.0, section 3.3.1.) We write entries at the submission ring's tail and ring once a
+batch. The controller writes completions with a phase bit that changes each time round: that bit alone says which are
+new, so waiting reads only memory.
+
+Memory ordering. An entry must be in memory before its doorbell is rung, and a completion's phase must be read before
+the rest of it. x86 keeps both orders. Elsewhere each would need a barrier that reaches devices, which Python does not
+have (the lock of `nvdma.backends.ring` only orders CPUs): this driver is for x86.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nvdma.errors import ControllerRefused, QueueClosed, QueueFull, UnknownCompletion
+from nvdma.nvme import spec
+from nvdma.nvme.spec import Entries
+from nvdma.pci.dma import PAGE, DmaMemory
+from nvdma.pci.mmio import Registers, wait_until
+
+MIN_ENTRIES, MAX_ENTRIES = 2, 4096
+CQE_WORDS = spec.CQE_BYTES // 4
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """Command `cid` is over. `status` is 0 for success (15 bits, see nvdma.nvme.status), `dw0` the command's answer."""
+
+    cid: int
+    status: int
+    dw0: int
+
+
+def queue_bytes(entries: int) -> int:
+    """The bytes of memory that the rings of a pair of `entries` each take."""
+    return _pages(entries * spec.SQE_BYTES) + _pages(entries * spec.CQE_BYTES)
+
+
+class QueuePair:
+    """Submission queue `qid` and the completion queue of the same number, `entries` each, in `memory` from `offset` on.
+
+    One thread uses it. Of a ring of N entries N - 1 are used: a full one would look empty (section 3.3.1.2). Entries
+    not yet fetched are commands outstanding, so N - 1 outstanding commands never overrun either ring.
+    """
+
+    def __init__(self, qid: int, entries: int, registers: Registers, memory: DmaMemory, *, stride: int,
+                 offset: int = 0, name: str = "nvme") -> None:
+        if not MIN_ENTRIES <= entries <= MAX_ENTRIES:
+            raise ValueError(f"a queue of {entries} entries has not {MIN_ENTRIES} to {MAX_ENTRIES}")
+        self.qid = qid
+        self.entries = entries
+        self.name = f"{name} queue {qid}"
+        completions = offset + _pages(entries * spec.SQE_BYTES)
+        self.submission_ring = _contiguous(memory, offset, entries * spec.SQE_BYTES)
+        self.completion_ring = _contiguous(memory, completions, entries * spec.CQE_BYTES)
+        self._memory = memory
+        self._offsets = (offset, completions)
+        self._registers = registers
+        self._tail_doorbell = spec.doorbell(qid, stride, completion=False)
+        self._head_doorbell = spec.doorbell(qid, stride, completion=True)
+        self._outstanding: set[int] = set()
+        self._next_cid = 0
+        self._sq: Entries | None = None
+        self._cq: memoryview | None = None
+        self._tail = self._head = 0
+        self._phase = 1
+
+    @property
+    def outstanding(self) -> int:
+        """Commands submitted whose completion was not reaped."""
+        return len(self._outstanding)
+
+    @property
+    def room(self) -> int:
+        """Commands that `submit` would take now."""
+        return self.entries - 1 - len(self._outstanding)
+
+    def is_outstanding(self, cid: int) -> bool:
+        """Whether this command was submitted and its completion not reaped."""
+        return cid in self._outstanding
+
+    def open(self) -> None:
+        """Empties the rings; to be called before the controller hears of them, and undone by `close`."""
+        submissions, completions = self._offsets
+        ring = self._memory.view[submissions : submissions + self.entries * spec.SQE_BYTES]
+        self._sq = np.frombuffer(ring, spec.SQE)
+        self._cq = self._memory.view[completions : completions + self.entries * spec.CQE_BYTES].cast("I")
+        # What is left of an earlier queue must not look like completions of this one.
+        self._cq.cast("B")[:] = bytes(self._cq.nbytes)
+        self._outstanding.clear()
+        self._tail = self._head = 0
+        self._phase = 1
+
+    def close(self) -> None:
+        """Lets go of the memory, once the controller does not use it any more. Commands outstanding are forgotten."""
+        self._sq = None
+        if self._cq is not None:
+            self._cq.release()
+        self._cq = None
+        self._outstanding.clear()
+
+    def submit(self, entries: Entries) -> list[int]:
+        """Hands over commands, shape (n,) of `spec.SQE`, with one doorbell; returns the identifiers they got, in order.
+
+        `entries` are copied and stay as they are. Raises QueueFull (nothing was taken then) and QueueClosed.
+        """
+        if self._sq is None:
+            raise QueueClosed(f"{self.name} is closed")
+        if len(entries) > self.room:
+            raise QueueFull(self.entries - 1, len(self._outstanding), len(entries))
+        if not len(entries):
+            return []
+        cids = self._take_cids(len(entries))
+        self._copy(self._sq, entries, np.array(cids, np.uint16))
+        self._tail = (self._tail + len(entries)) % self.entries
+        self._registers.write32(self._tail_doorbell, self._tail)
+        return cids
+
+    def reap(self) -> list[Completion]:
+        """Completions that arrived since the last call, perhaps none; one doorbell says that they were read.
+
+        Raises UnknownCompletion, after which the queue is of no use, and QueueClosed.
+        """
+        found = self._take_completions()
+        if found:
+            self._registers.write32(self._head_doorbell, self._head)
+        for completion in found:
+            if completion.cid not in self._outstanding:
+                raise UnknownCompletion(self.name, completion.cid)
+            self._outstanding.remove(completion.cid)
+        return found
+
+    def wait(self, seconds: float, check: Callable[[], None]) -> list[Completion]:
+        """At least one completion. Raises DeadlineExceeded, what `reap` raises, and what `check` does.
+
+        `check`, asked while nothing has come, raises when nothing will: see `Controller.check`.
+        """
+        found: list[Completion] = []
+
+        def arrived() -> bool:
+            found.extend(self.reap())
+            if not found:
+                check()
+            return bool(found)
+
+        wait_until(arrived, seconds, f"{self.name}: one of {len(self._outstanding)} commands to complete")
+        return found
+
+    def _take_cids(self, count: int) -> list[int]:
+        # All identifiers go round before one comes back: a late or repeated completion meets no new command.
+        cids: list[int] = []
+        while len(cids) < count:
+            if self._next_cid not in self._outstanding:
+                cids.append(self._next_cid)
+            self._next_cid = (self._next_cid + 1) % spec.CIDS
+        self._outstanding.update(cids)
+        return cids
+
+    def _copy(self, ring: Entries, entries: Entries, cids: npt.NDArray[np.uint16]) -> None:
+        first = min(len(entries), self.entries - self._tail)
+        for at, part in ((self._tail, slice(first)), (0, slice(first, len(entries)))):
+            stretch = ring[at : at + len(entries[part])]
+            stretch[:] = entries[part]
+            stretch["cid"] = cids[part]
+
+    def _take_completions(self) -> list[Completion]:
+        words = self._cq
+        if words is None:
+            raise QueueClosed(f"{self.name} is closed")
+        found: list[Completion] = []
+        # Bounded: a controller that never stops completing must not keep us here.
+        for _ in range(self.entries - 1):
+            at = self._head * CQE_WORDS
+            # One aligned load has identifier, phase and status; double word 0 is read after it.
+            last = words[at + 3]
+            if spec.CQE_PHASE.get(last) != self._phase:
+                break
+            found.append(Completion(spec.CQE_CID.get(last), spec.CQE_STATUS.get(last), words[at]))
+            self._head += 1
+            if self._head == self.entries:
+                self._head, self._phase = 0, self._phase ^ 1
+        return found
+
+
+def _pages(nbytes: int) -> int:
+    return -(-nbytes // PAGE) * PAGE
+
+
+def _contiguous(memory: DmaMemory, offset: int, nbytes: int) -> int:
+    """The bus address of a ring. Raises ControllerRefused unless the device sees it in one piece, on a page."""
+    if offset + nbytes > memory.nbytes:
+        raise ValueError(f"a ring of {nbytes} bytes at {offset} is outside its memory of {memory.nbytes}")
+    pages = memory.bus.pages(offset, nbytes)
+    if int(pages[0]) % PAGE or np.any(np.diff(pages) != PAGE):
+        raise ControllerRefused(f"a ring of {nbytes} bytes is not in one piece to the device",
+                                hint="use an IOMMU, or smaller queues: 64 entries fit into a page")
+    return int(pages[0])

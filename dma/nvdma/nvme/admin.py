@@ -70,8 +70,8 @@ class AdminQueue:
         return bytes(self._view[self._page_at : self._page_at + nbytes])
 
     def request_events(self, count: int) -> None:
-        """Lets the controller report up to `count` events (section 5.2)."""
-        for _ in range(min(count, self.queue.room)):
+        """Lets the controller report `count` more events (section 5.2); each takes a place in the admin queue."""
+        for _ in range(count):
             self._event_requests.update(self.queue.submit(commands.async_event_request()))
 
     def events(self) -> list[AsyncEvent]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nvdma.pci.address import PciAddress
 from nvdma.pci.mmio import wait_until
-from nvdma.pci.vfio import (
+from nvdma.pci.vfio_calls import (
     CHECK_EXTENSION,
     GET_API_VERSION,
     GROUP_GET_DEVICE_FD,

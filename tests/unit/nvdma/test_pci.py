@@ -15,7 +15,8 @@ from nvdma.pci.address import PciAddress
 from nvdma.pci.dma import PAGE, Contiguous
 from nvdma.pci.iova import ALIGNMENT, IovaRange, IovaSpace
 from nvdma.pci.mmio import MappedRegisters, wait_until
-from nvdma.pci.vfio import VfioError, parse_iova_ranges
+from nvdma.pci.vfio import parse_iova_ranges
+from nvdma.pci.vfio_calls import VfioError
 
 GIB = 1 << 30
 

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / "build/lab"
 MODULES = ("nvstream",)
-PACKAGES = ("qemu-system-x86", "busybox-static", "kmod", "util-linux", "fio", "e2fsprogs", "gdisk",
+PACKAGES = ("qemu-system-x86", "busybox-static", "kmod", "util-linux", "fio", "e2fsprogs", "fdisk",
             "linux-headers-amd64", "gcc", "make")
 META_PACKAGE = "linux-image-amd64"
 

@@ -1,4 +1,4 @@
-"""What does the command `nvstreamd` do? It reads the configuration and serves until it is stopped."""
+"""What does the command `nvstreamd` do? It serves until it is stopped, or does what an administrator asks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nvstreamd.app import App
+from nvstreamd.administration import add_commands, run
 from nvstreamd.config import load_config
 from nvstreamd.errors import NvstreamError
 
@@ -29,12 +29,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="compute threads (default: all CPUs)")
     parser.add_argument("--backend", dest="backends", action="append", help="how to read: uring, pread (repeatable)")
     parser.add_argument("--kernel", dest="kernels", action="append", help="what multiplies: cpu, torch (repeatable)")
+    add_commands(parser)
     return parser.parse_args()
 
 
 def overrides(given: argparse.Namespace) -> dict[str, Any]:
     """The command line as configuration values."""
-    values = {key: value for key, value in vars(given).items() if value is not None and key != "config"}
+    given_values = vars(given).items()
+    values = {key: value for key, value in given_values if value is not None and key not in ("config", "command")}
     for model in values.pop("models", []):
         name, _, path = model.partition("=")
         values.setdefault("models", []).append({"name": name, "path": path})
@@ -46,6 +48,11 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     given = arguments()
     try:
+        if given.command is not None:
+            return run(given)
+        # Only serving needs grpc: the other commands answer at once.
+        from nvstreamd.app import App
+
         asyncio.run(App(load_config(given.config, overrides(given))).run())
     except NvstreamError as error:
         logging.getLogger("nvstreamd").error("%s", error)

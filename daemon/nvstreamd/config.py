@@ -43,11 +43,19 @@ class ModelConfig(_Checked):
     kv_budget: Size | None = None
 
 
+class DriveConfig(_Checked):
+    """A drive that nvstreamd may take for itself: whatever is on it is the administrator's to lose."""
+
+    serial: Annotated[str, Field(min_length=1, max_length=20)]
+
+
 class Config(_Checked):
     """Everything that can be configured. Sizes are in bytes or written as 60MiB."""
 
     socket: Path
     store: Path
+    claims: Path
+    drives: tuple[DriveConfig, ...] = ()
     memory: Size = 1 << 30
     kv_memory: Size = 256 << 20
     model_directories: tuple[Path, ...] = ()
@@ -73,16 +81,17 @@ def runtime_directory() -> Path:
 
 
 def state_directory() -> Path:
-    """Where packed models go by default."""
+    """Where packed models and the journal of claims go by default."""
     if os.getuid() == 0:
-        return Path("/var/lib/nvstreamd/models")
+        return Path("/var/lib/nvstreamd")
     home = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local/share"))
-    return home / "nvstreamd/models"
+    return home / "nvstreamd"
 
 
 def load_config(path: Path | None, overrides: dict[str, Any]) -> Config:
     """The file's values under the command line's. Raises ConfigError naming file and key."""
-    values: dict[str, Any] = {"socket": runtime_directory() / "nvstreamd.sock", "store": state_directory()}
+    values: dict[str, Any] = {"socket": runtime_directory() / "nvstreamd.sock", "store": state_directory() / "models",
+                              "claims": state_directory() / "claims"}
     try:
         if path is not None:
             values |= tomllib.loads(path.read_text())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class NvstreamError(Exception):
     """Base of every error that a user sees. `status` is a grpc.StatusCode name, `hint` says what to do."""
@@ -124,6 +126,28 @@ class KernelError(NvstreamError):
 
     status = "INTERNAL"
     fatal = True
+
+
+class HardwareError(NvstreamError):
+    """A change of the machine was not made, or did not have its effect."""
+
+    status = "FAILED_PRECONDITION"
+
+
+class ClaimRefused(NvstreamError):
+    """A drive may not be taken; `reasons` has them all (hardware.eligibility.Refusal)."""
+
+    status = "FAILED_PRECONDITION"
+
+    def __init__(self, message: str, hint: str, reasons: Sequence[object]) -> None:
+        super().__init__(message, hint)
+        self.reasons = tuple(reasons)
+
+
+class JournalError(NvstreamError):
+    """The journal of claims is in use, or a claim in it cannot be understood."""
+
+    status = "FAILED_PRECONDITION"
 
 
 def from_wire(status: str, message: str, hint: str, field: str) -> NvstreamError:

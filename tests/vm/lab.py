@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -100,12 +101,7 @@ class Guest:
         if self.hardware.iommu:
             command += ["--kopt", "intel_iommu=on"]
         command += ["--qemu-opts", *self.hardware.qemu()]
-        try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                  text=True, errors="replace", timeout=seconds, check=False)
-            words = done.stdout
-        except subprocess.TimeoutExpired as expired:
-            words = f"{(expired.stdout or b'').decode(errors='replace')}\nno end after {seconds:g} s"
+        words = _run(command, seconds)
         status = _text(share / "status").strip()
         return Result(int(status) if status else None, _text(share / "output"), _text(share / "dmesg"), words)
 
@@ -116,6 +112,17 @@ def _wrapped(job: str, share: Path) -> str:
             f"export TMPDIR=/run/lab && mkdir -p $TMPDIR && cd {ROOT}\n"
             f"( {job}\n) > {share}/output 2>&1\nstatus=$?\n"
             f"dmesg > {share}/dmesg\necho $status > {share}/status\nsync\n")
+
+
+def _run(command: Sequence[str], seconds: float) -> str:
+    """What virtme-ng and QEMU say; neither is left running."""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, errors="replace", start_new_session=True) as process:
+        try:
+            return process.communicate(timeout=seconds)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return f"{process.communicate()[0]}\nno end after {seconds:g} s"
 
 
 def _text(path: Path) -> str:

@@ -10,7 +10,8 @@ import pytest
 from nvdma.arena import Arena
 from nvdma.errors import ArenaExhausted
 from nvdma.pci.address import PciAddress
-from nvdma.pci.vfio import BUS_MASTER, Container, Device, VfioError
+from nvdma.pci.vfio import Container, Device
+from nvdma.pci.vfio_calls import BUS_MASTER, VfioError
 from nvdma.pci.vfio_open import open_function
 from vm.guest.machine import command_register, hand_over
 

@@ -1,0 +1,103 @@
+"""How is a drive taken, given back, and put right after a crash?"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+
+from nvstreamd.errors import ClaimRefused, HardwareError, NvstreamError
+from nvstreamd.hardware.eligibility import Policy, refusals
+from nvstreamd.hardware.facts import Machine, NvmeController
+from nvstreamd.hardware.functions import function
+from nvstreamd.hardware.inventory import boot_id
+from nvstreamd.hardware.journal import Before, Journal, Record
+from nvstreamd.hardware.steps import VFIO, Step, driver_of, is_there, steps_to_take
+from nvstreamd.hardware.system import System
+
+log = logging.getLogger(__name__)
+
+
+class Claims:
+    """The drives that are ours. Every change is in the journal before it is made."""
+
+    def __init__(self, system: System, journal: Journal) -> None:
+        self.system = system
+        self.journal = journal
+
+    def plan(self, controller: NvmeController, machine: Machine, policy: Policy) -> tuple[Step, ...]:
+        """What claiming a drive would do. Raises ClaimRefused with every reason why it may not be taken."""
+        reasons = refusals(controller, machine, policy)
+        if reasons:
+            raise ClaimRefused(f"{controller.address} ({controller.serial}) may not be taken: {reasons[0].reason}",
+                               "; ".join(str(reason) for reason in reasons), reasons)
+        return steps_to_take(self.system, controller.function)
+
+    def claim(self, controller: NvmeController, steps: Sequence[Step]) -> Record:
+        """Takes a drive by the steps of a plan. What fails is taken back before it raises NvstreamError."""
+        taken = controller.function
+        before = Before(taken.driver or "", taken.driver_override or "", taken.power or "")
+        record = Record(controller.address, controller.serial or "", boot_id(self.system), before, tuple(steps))
+        with self.journal.lock():
+            self.journal.create(record)
+            try:
+                for number, step in enumerate(steps):
+                    self.journal.begin(record, number)
+                    step.apply(self.system)
+                    self.journal.finish(record, number)
+            except Exception:
+                self._revert(record)
+                raise
+        log.info("claimed %s (%s)", record.address, record.serial)
+        return record
+
+    def held(self) -> list[Record]:
+        """The drives that are claimed in full and still ours."""
+        now = boot_id(self.system)
+        return [record for record in self.journal.records() if record.complete and record.boot_id == now
+                and driver_of(self.system, str(record.address)) == VFIO]
+
+    def release(self, record: Record) -> None:
+        """Gives a drive back, and sees that it is as it was. Raises NvstreamError; the journal then stays."""
+        with self.journal.lock():
+            self._revert(record)
+        log.info("released %s (%s)", record.address, record.serial)
+
+    def recover(self, keep: Collection[str] = ()) -> list[Record]:
+        """Takes back every claim but complete ones of drives whose serial is in `keep`; returns what was taken back.
+
+        For the start of the daemon, and for its end however it came about. Raises NvstreamError for the first claim
+        that cannot be taken back, after all others were.
+        """
+        kept = {record.path for record in self.held() if record.serial in keep}
+        failures: list[NvstreamError] = []
+        reverted: list[Record] = []
+        with self.journal.lock():
+            for record in self.journal.records():
+                if record.path in kept:
+                    continue
+                try:
+                    self._revert(record)
+                    reverted.append(record)
+                except NvstreamError as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+        return reverted
+
+    def _revert(self, record: Record) -> None:
+        # What sysfs was told is forgotten when the machine restarts: the kernel's own driver has the drive again.
+        if record.boot_id == boot_id(self.system):
+            for step in reversed(record.steps[: record.begun]):
+                step.revert(self.system)
+            self._verify(record)
+        self.journal.remove(record)
+
+    def _verify(self, record: Record) -> None:
+        if not is_there(self.system, str(record.address)):
+            log.warning("%s (%s) is not there any more: nothing to give back", record.address, record.serial)
+            return
+        found = function(self.system, record.address)
+        now = Before(found.driver or "", found.driver_override or "", found.power or "")
+        if now != record.before:
+            raise HardwareError(f"{record.address} is {now} after its release and was {record.before}",
+                                f"see `dmesg`; the claim is kept in {record.path}")

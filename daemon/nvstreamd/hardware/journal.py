@@ -1,0 +1,142 @@
+"""What was about to be changed when the daemon died? A file a claim, on the disk before each change.
+
+The first line has the claim with all its steps and what the machine was like; it is there whole or not at all. A line
+follows before and after each step. A power cut may tear the last line: it is ignored, its step looks at the machine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nvdma.pci.address import PciAddress
+from nvstreamd.errors import JournalError
+from nvstreamd.hardware.steps import Step, from_json, to_json
+from nvstreamd.weights.durable import sync_directory, write_whole
+
+VERSION = 1
+SUFFIX = ".claim"
+UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a function was like before it was claimed, and has to be again."""
+
+    driver: str
+    driver_override: str
+    power: str
+
+
+@dataclass(slots=True)
+class Record:
+    """A claim on the disk: `begun` steps, from the first on, may have changed something; `complete` when all have."""
+
+    address: PciAddress
+    serial: str
+    boot_id: str
+    before: Before
+    steps: tuple[Step, ...]
+    begun: int = 0
+    done: int = 0
+    path: Path = field(default_factory=Path)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the claim was made in full."""
+        return self.done == len(self.steps)
+
+
+class Journal:
+    """The claims on the disk, in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """One process at a time changes drives. Raises JournalError when another one does."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise JournalError(f"{self.directory}: another process claims or releases a drive", "try again") from error
+        finally:
+            os.close(fd)
+
+    def create(self, record: Record) -> None:
+        """Puts a claim on the disk, before its first step. Raises JournalError."""
+        record.path = self.directory / f"{record.address}-{UNSAFE.sub('_', record.serial)}{SUFFIX}"
+        if record.path.exists():
+            raise JournalError(f"{record.path}: this drive is claimed already", "release it: `nvstreamd release`")
+        header = {"version": VERSION, "address": str(record.address), "serial": record.serial,
+                  "boot_id": record.boot_id, "driver": record.before.driver,
+                  "driver_override": record.before.driver_override, "power": record.before.power,
+                  "steps": [to_json(step) for step in record.steps]}
+        write_whole(record.path, json.dumps(header).encode() + b"\n")
+
+    def begin(self, record: Record, step: int) -> None:
+        """Notes that a step is about to be applied."""
+        self.append(record.path, {"begin": step})
+        record.begun = max(record.begun, step + 1)
+
+    def finish(self, record: Record, step: int) -> None:
+        """Notes that a step was applied."""
+        self.append(record.path, {"done": step})
+        record.done = max(record.done, step + 1)
+
+    def append(self, path: Path, line: dict[str, Any]) -> None:
+        """One line, on the disk when this returns."""
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            # A torn line before it must not swallow this one.
+            os.write(fd, b"\n" + json.dumps(line).encode() + b"\n")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def remove(self, record: Record) -> None:
+        """Forgets a claim whose changes were all taken back."""
+        record.path.unlink()
+        sync_directory(self.directory)
+
+    def records(self) -> list[Record]:
+        """Every claim on the disk. Raises JournalError for one that cannot be understood."""
+        paths = sorted(self.directory.glob(f"*{SUFFIX}")) if self.directory.is_dir() else []
+        return [read(path) for path in paths]
+
+
+def read(path: Path) -> Record:
+    """A claim. Raises JournalError, which never loses the file."""
+    lines = path.read_text(errors="replace").splitlines()
+    try:
+        header = json.loads(lines[0])
+        if header["version"] != VERSION:
+            raise ValueError(f"it is of version {header['version']}")
+        before = Before(str(header["driver"]), str(header["driver_override"]), str(header["power"]))
+        record = Record(PciAddress.parse(header["address"]), str(header["serial"]), str(header["boot_id"]), before,
+                        tuple(from_json(step) for step in header["steps"]), path=path)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        hint = "look at it, bring the drive back by hand (driver_override, bind), then delete it"
+        raise JournalError(f"{path}: this claim cannot be read: {error}", hint) from error
+    for line in lines[1:]:
+        _follow(record, line)
+    return record
+
+
+def _follow(record: Record, line: str) -> None:
+    try:
+        entry = json.loads(line)
+        record.begun = max(record.begun, int(entry.get("begin", -1)) + 1)
+        record.done = max(record.done, int(entry.get("done", -1)) + 1)
+    except (ValueError, AttributeError, TypeError):
+        return  # empty, or torn by a power cut

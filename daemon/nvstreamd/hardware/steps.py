@@ -1,0 +1,247 @@
+"""What is changed on the machine to take a drive? Each change is an object that says so, makes it and takes it back.
+
+All of them are made before the first is applied, with what they will restore inside, so that a journal can hold them.
+Applying and reverting look at the machine first: either can be repeated after a crash at any point, and reverting what
+was never applied changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol
+
+from nvdma.pci.address import PciAddress
+from nvstreamd.errors import HardwareError
+from nvstreamd.hardware.facts import PciFunction
+from nvstreamd.hardware.functions import path_of
+from nvstreamd.hardware.system import System
+
+DRIVERS = "sys/bus/pci/drivers"
+VFIO = "vfio-pci"
+EFFECT_SECONDS = 20.0
+PAUSE_SECONDS = 0.01
+
+
+class Step(Protocol):
+    """One change. `kind` names its class in a journal."""
+
+    kind: ClassVar[str]
+
+    def describe(self) -> str:
+        """What applying does, in a line."""
+
+    def describe_revert(self) -> str:
+        """What reverting does, in a line."""
+
+    def apply(self, system: System) -> None:
+        """Makes the change, and sees that it is made. Raises HardwareError."""
+
+    def revert(self, system: System) -> None:
+        """Takes the change back, and sees that it is. Raises HardwareError."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadModule:
+    """The driver that hands functions to processes; unloaded again if it was not there before."""
+
+    kind: ClassVar[str] = "load_module"
+    module: str
+    was_loaded: bool
+
+    def describe(self) -> str:
+        """See Step."""
+        return f"{self.module} is loaded already" if self.was_loaded else f"modprobe {self.module}"
+
+    def describe_revert(self) -> str:
+        """See Step."""
+        return f"{self.module} stays" if self.was_loaded else f"modprobe -r {self.module}, if nothing else uses it"
+
+    def apply(self, system: System) -> None:
+        """See Step."""
+        if is_loaded(system, self.module):
+            return
+        ran = system.run("modprobe", self.module)
+        if ran.status:
+            raise HardwareError(f"modprobe {self.module} failed: {ran.output.strip()}",
+                                "is the kernel built with VFIO_PCI? Does lockdown refuse modules?")
+
+    def revert(self, system: System) -> None:
+        """See Step. Somebody else may use it by now: then it stays, which changes nothing for anybody."""
+        if not self.was_loaded and is_loaded(system, self.module):
+            system.run("modprobe", "-r", self.module)
+
+
+@dataclass(frozen=True, slots=True)
+class SetAttribute:
+    """An attribute of the function in sysfs; an empty value is written as a line end, as the kernel wants it."""
+
+    kind: ClassVar[str] = "set_attribute"
+    address: str
+    attribute: str
+    value: str
+    before: str
+
+    def describe(self) -> str:
+        """See Step."""
+        return f"{self.attribute} of {self.address}: {self.before or '(none)'} -> {self.value or '(none)'}"
+
+    def describe_revert(self) -> str:
+        """See Step."""
+        return f"{self.attribute} of {self.address}: {self.value or '(none)'} -> {self.before or '(none)'}"
+
+    def apply(self, system: System) -> None:
+        """See Step."""
+        self._set(system, self.value)
+
+    def revert(self, system: System) -> None:
+        """See Step."""
+        if is_there(system, self.address):
+            self._set(system, self.before)
+
+    def _set(self, system: System, value: str) -> None:
+        path = path_of(PciAddress.parse(self.address), self.attribute)
+        if _attribute(system, path) == value:
+            return
+        _write(system, path, value or "\n")
+        _until(lambda: _attribute(system, path) == value or not is_there(system, self.address),
+               f"{self.attribute} of {self.address} to be {value or 'empty'}")
+
+
+@dataclass(frozen=True, slots=True)
+class Unbind:
+    """Takes the function from the driver that has it, and gives it back to that driver. No driver: nothing to do."""
+
+    kind: ClassVar[str] = "unbind"
+    address: str
+    driver: str
+
+    def describe(self) -> str:
+        """See Step."""
+        return f"unbind {self.address} from {self.driver}" if self.driver else f"{self.address} has no driver"
+
+    def describe_revert(self) -> str:
+        """See Step."""
+        return f"bind {self.address} to {self.driver}" if self.driver else f"{self.address} stays without a driver"
+
+    def apply(self, system: System) -> None:
+        """See Step."""
+        if self.driver and driver_of(system, self.address) == self.driver:
+            _release(system, self.address, self.driver)
+
+    def revert(self, system: System) -> None:
+        """See Step."""
+        if self.driver and is_there(system, self.address):
+            _bind(system, self.address, self.driver)
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """Gives the function to another driver, which `driver_override` names by now."""
+
+    kind: ClassVar[str] = "bind"
+    address: str
+    driver: str
+
+    def describe(self) -> str:
+        """See Step."""
+        return f"bind {self.address} to {self.driver}"
+
+    def describe_revert(self) -> str:
+        """See Step."""
+        return f"unbind {self.address} from {self.driver}, once no process has it open"
+
+    def apply(self, system: System) -> None:
+        """See Step."""
+        _bind(system, self.address, self.driver)
+
+    def revert(self, system: System) -> None:
+        """See Step."""
+        if driver_of(system, self.address) != self.driver:
+            return
+        # The kernel would wait for its last user inside the write, and could not be told to stop.
+        group = system.link(path_of(PciAddress.parse(self.address), "iommu_group"))
+        _until(lambda: not system.is_open(f"dev/vfio/{group}"), f"the process that drives {self.address} to end")
+        _release(system, self.address, self.driver)
+
+
+KINDS: dict[str, type[LoadModule] | type[SetAttribute] | type[Unbind] | type[Bind]] = {
+    step.kind: step for step in (LoadModule, SetAttribute, Unbind, Bind)
+}
+
+
+def steps_to_take(system: System, function: PciFunction) -> tuple[Step, ...]:
+    """What a claim does to a function, in order."""
+    address = str(function.address)
+    return (
+        LoadModule(VFIO, is_loaded(system, VFIO)),
+        # A function that sleeps answers nothing; vfio-pci would put it to sleep whenever nobody has it open.
+        SetAttribute(address, "power/control", "on", function.power or "on"),
+        Unbind(address, function.driver or ""),
+        SetAttribute(address, "driver_override", VFIO, function.driver_override or ""),
+        Bind(address, VFIO),
+    )
+
+
+def to_json(step: Step) -> dict[str, Any]:
+    """A step as a journal has it."""
+    return {"kind": step.kind, **asdict(step)}  # type: ignore[call-overload]
+
+
+def from_json(fields: dict[str, Any]) -> Step:
+    """The step that a journal has. Raises ValueError, KeyError or TypeError when it is none."""
+    values = dict(fields)
+    kind = KINDS[values.pop("kind")]
+    step = kind(**values)
+    if "address" in values:
+        PciAddress.parse(values["address"])
+    return step
+
+
+def is_loaded(system: System, module: str) -> bool:
+    """Whether the kernel has a module, loaded or built in."""
+    return system.exists(f"sys/module/{module.replace('-', '_')}")
+
+
+def is_there(system: System, address: str) -> bool:
+    """Whether the function was not pulled out."""
+    return system.exists(path_of(PciAddress.parse(address)))
+
+
+def driver_of(system: System, address: str) -> str | None:
+    """The driver that has the function now."""
+    return system.link(path_of(PciAddress.parse(address), "driver"))
+
+
+def _attribute(system: System, path: str) -> str:
+    value = system.read(path) or ""
+    return "" if value == "(null)" else value
+
+
+def _bind(system: System, address: str, driver: str) -> None:
+    if driver_of(system, address) == driver:
+        return
+    _write(system, f"{DRIVERS}/{driver}/bind", address)
+    _until(lambda: driver_of(system, address) == driver, f"{driver} to take {address}")
+
+
+def _release(system: System, address: str, driver: str) -> None:
+    _write(system, f"{DRIVERS}/{driver}/unbind", address)
+    _until(lambda: driver_of(system, address) != driver, f"{driver} to let go of {address}")
+
+
+def _write(system: System, path: str, text: str) -> None:
+    try:
+        system.write(path, text)
+    except OSError as error:
+        raise HardwareError(f"writing {text.strip()!r} to /{path} failed: {error.strerror}",
+                            "is the daemon root, and is the drive still there? See `dmesg`") from error
+
+
+def _until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + EFFECT_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise HardwareError(f"waited {EFFECT_SECONDS:g} s for {what}", "see `dmesg`, then `nvstreamd recover`")
+        time.sleep(PAUSE_SECONDS)

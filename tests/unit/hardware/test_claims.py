@@ -1,0 +1,203 @@
+"""Is the machine as it was before, whatever happens and whenever: a crash, two crashes, a power cut, a drive pulled?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nvstreamd.errors import ClaimRefused, HardwareError, JournalError
+from nvstreamd.hardware.claims import Claims
+from nvstreamd.hardware.eligibility import Policy
+from nvstreamd.hardware.inventory import take
+from nvstreamd.hardware.journal import Record
+from nvstreamd.hardware.steps import steps_to_take
+from support.fake_kernel import ADDRESS, DEVICE, SERIAL, Crash, FakeKernel, Fate, FatefulJournal
+
+POLICY = Policy(frozenset({SERIAL}))
+CLAIMED = {"driver": "vfio-pci", "override": "vfio-pci", "power": "on", "vfio": "True"}
+# More operations than claim and release have together; the tests see that no point beyond is ever reached.
+MOST_OPERATIONS = 40
+
+
+def machine(root: Path, fate: Fate | None = None) -> tuple[FakeKernel, Claims]:
+    """What a process that has just started sees."""
+    kernel = FakeKernel(root / "machine", fate)
+    return kernel, Claims(kernel, FatefulJournal(root / "claims", kernel))
+
+
+def claim(kernel: FakeKernel, claims: Claims) -> Record:
+    """Takes the drive, if it may be taken."""
+    found = take(kernel)
+    (controller,) = found.controllers
+    return claims.claim(controller, claims.plan(controller, found, POLICY))
+
+
+def claim_and_release(root: Path, fate: Fate) -> None:
+    """A whole life under a fate."""
+    kernel, claims = machine(root, fate)
+    claims.release(claim(kernel, claims))
+
+
+def test_a_claim_takes_the_drive_and_its_release_gives_it_back(tmp_path: Path) -> None:
+    kernel, claims = machine(tmp_path)
+    kernel.boot(power="auto")
+    before = kernel.state()
+    record = claim(kernel, claims)
+    assert kernel.state() == CLAIMED
+    assert [held.serial for held in claims.held()] == [SERIAL]
+    claims.release(record)
+    assert kernel.state() == before and not claims.journal.records()
+
+
+@pytest.mark.parametrize("override", ["(null)", "nvme"])
+@pytest.mark.parametrize("how", ["crash_before", "crash_after", "tear"])
+def test_a_crash_at_any_point_is_put_right_by_the_next_start(tmp_path: Path, how: str, override: str) -> None:
+    """Of claim and release, before and after each change of the machine and each line of the journal."""
+    crashes = 0
+    for point in range(MOST_OPERATIONS):
+        root = tmp_path / str(point)
+        kernel, _ = machine(root)
+        kernel.boot(override=override)
+        before = kernel.state()
+        try:
+            claim_and_release(root, Fate(**{how: point}))
+        except Crash:
+            crashes += 1
+            _, claims = machine(root)
+            claims.recover()
+        assert kernel.state() == before, point
+        assert not list((root / "claims").glob("*.claim")), point
+    assert 8 <= crashes < MOST_OPERATIONS
+
+
+def test_a_second_crash_while_the_first_is_put_right_is_put_right_as_well(tmp_path: Path) -> None:
+    for point in range(20):
+        for second in range(12):
+            root = tmp_path / f"{point}-{second}"
+            kernel, _ = machine(root)
+            kernel.boot()
+            before = kernel.state()
+            for fate in (Fate(crash_after=point), Fate(crash_before=second)):
+                try:
+                    claim_and_release(root, fate) if fate.crash_after is not None else machine(root, fate)[1].recover()
+                except Crash:
+                    continue
+            machine(root)[1].recover()
+            assert kernel.state() == before, (point, second)
+            assert not list((root / "claims").glob("*.claim")), (point, second)
+
+
+def test_after_a_power_cut_the_kernel_has_forgotten_and_so_do_we(tmp_path: Path) -> None:
+    for point in range(MOST_OPERATIONS):
+        root = tmp_path / str(point)
+        kernel, _ = machine(root)
+        kernel.boot()
+        before = kernel.state()
+        try:
+            claim_and_release(root, Fate(crash_after=point))
+        except Crash:
+            kernel.boot("boot-2")
+            fate = Fate()
+            machine(root, fate)[1].recover()
+            assert not any(operation.startswith("write") for operation in fate.log), fate.log
+        assert kernel.state() == before and not list((root / "claims").glob("*.claim")), point
+
+
+def test_a_drive_that_is_pulled_out_at_any_point_leaves_nothing_behind(tmp_path: Path) -> None:
+    for point in range(MOST_OPERATIONS):
+        root = tmp_path / str(point)
+        kernel, _ = machine(root)
+        kernel.boot()
+        try:
+            claim_and_release(root, Fate(pull_before=point))
+        except HardwareError:
+            machine(root)[1].recover()
+        assert not list((root / "claims").glob("*.claim")), point
+        assert not kernel.exists("sys/module/vfio_pci"), point
+
+
+def test_a_step_that_the_kernel_refuses_takes_the_others_back(tmp_path: Path) -> None:
+    kernel, claims = machine(tmp_path)
+    kernel.boot(power="auto")
+    before = kernel.state()
+    (controller,) = take(kernel).controllers
+    steps = [step for step in steps_to_take(kernel, controller.function) if "override" not in step.describe()]
+    with pytest.raises(HardwareError, match="No such device"):
+        claims.claim(controller, steps)
+    assert kernel.state() == before and not claims.journal.records()
+
+
+def test_a_claim_outlives_the_daemon_where_it_is_still_wanted(tmp_path: Path) -> None:
+    kernel, claims = machine(tmp_path)
+    kernel.boot()
+    claim(kernel, claims)
+    _, later = machine(tmp_path)
+    assert later.recover(keep={SERIAL}) == [] and kernel.state() == CLAIMED
+    assert [record.serial for record in later.recover(keep={"another"})] == [SERIAL]
+    assert kernel.read(f"{DEVICE}/driver_override") == "(null)"
+
+
+def test_what_is_not_as_before_is_an_error_and_the_claim_stays_known(tmp_path: Path) -> None:
+    """Somebody else changed the function in the meantime: that is for the administrator to judge."""
+    kernel, claims = machine(tmp_path)
+    kernel.boot()
+    record = claim(kernel, claims)
+    record.before = type(record.before)("other", "", "on")
+    with pytest.raises(HardwareError, match="after its release"):
+        claims.release(record)
+    assert len(claims.journal.records()) == 1
+
+
+def test_a_drive_that_may_not_be_taken_is_refused_with_every_reason(tmp_path: Path) -> None:
+    kernel, claims = machine(tmp_path)
+    kernel.boot()
+    (kernel.root / DEVICE / "iommu_group").unlink()
+    found = take(kernel)
+    with pytest.raises(ClaimRefused) as refused:
+        claims.plan(found.controllers[0], found, Policy(frozenset()))
+    assert [reason.code for reason in refused.value.reasons] == ["not_named", "no_iommu"]  # type: ignore[attr-defined]
+
+
+def test_a_drive_is_claimed_once_only(tmp_path: Path) -> None:
+    kernel, claims = machine(tmp_path)
+    kernel.boot()
+    found = take(kernel)
+    steps = claims.plan(found.controllers[0], found, POLICY)
+    claims.claim(found.controllers[0], steps)
+    with pytest.raises(JournalError, match="claimed already"):
+        claims.claim(found.controllers[0], steps)
+    assert kernel.state() == CLAIMED
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    kernel, claims = machine(tmp_path)
+    kernel.boot()
+    with claims.journal.lock(), pytest.raises(JournalError, match="another process"):
+        machine(tmp_path)[1].recover()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "null", '{"version": 2}', '{"version": 1, "address": "x"}', "\x00" * 99])
+def test_a_claim_that_cannot_be_read_is_never_lost(tmp_path: Path, content: str) -> None:
+    _, claims = machine(tmp_path)
+    claims.journal.directory.mkdir(parents=True)
+    path = claims.journal.directory / f"{ADDRESS}-{SERIAL}.claim"
+    path.write_text(content)
+    with pytest.raises(JournalError, match="cannot be read"):
+        claims.recover()
+    assert path.read_text() == content
+
+
+def test_a_plan_says_what_it_does_and_how_it_is_undone(tmp_path: Path) -> None:
+    kernel, claims = machine(tmp_path)
+    kernel.boot(power="auto")
+    found = take(kernel)
+    steps = claims.plan(found.controllers[0], found, POLICY)
+    assert [(step.describe(), step.describe_revert()) for step in steps] == [
+        ("modprobe vfio-pci", "modprobe -r vfio-pci, if nothing else uses it"),
+        (f"power/control of {ADDRESS}: auto -> on", f"power/control of {ADDRESS}: on -> auto"),
+        (f"unbind {ADDRESS} from nvme", f"bind {ADDRESS} to nvme"),
+        (f"driver_override of {ADDRESS}: (none) -> vfio-pci", f"driver_override of {ADDRESS}: vfio-pci -> (none)"),
+        (f"bind {ADDRESS} to vfio-pci", f"unbind {ADDRESS} from vfio-pci, once no process has it open"),
+    ]
+    assert kernel.fate.operations == 0

@@ -28,6 +28,11 @@ class Bus:
             self._pages[memory.bus.at(offset)] = memory.address + offset
         return memory
 
+    def unshare(self, memory: DmaMemory) -> None:
+        """From here on the device reaches it no more."""
+        for offset in range(0, memory.nbytes, PAGE):
+            del self._pages[memory.bus.at(offset)]
+
     def read(self, address: int, nbytes: int) -> bytes:
         """What the device reads. Raises DmaFault."""
         return b"".join(ctypes.string_at(at, length) for at, length in self._stretches(address, nbytes))

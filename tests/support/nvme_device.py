@@ -49,6 +49,17 @@ class ScriptedDevice:
         """Completes an Asynchronous Event Request, of which there must be one."""
         self.queues.post(self.queues.sqs[0], 0, self.queues.events.pop(0), 0, dw0)
 
+    def is_running(self) -> bool:
+        """Whether it may still reach memory."""
+        return bool(self._csts & 1) and not self.queues.gone
+
+    def reset_function(self) -> None:
+        """A function-level reset: everything is forgotten."""
+        self._cc = self._csts = self._aqa = self._asq = self._acq = 0
+        self._transition = None
+        self.queues = Queues(self.firmware, self.script)
+        self.history.append("function reset")
+
     # Registers.
 
     def read32(self, offset: int) -> int:

@@ -65,14 +65,14 @@ class _Lane:
         self._lists = np.frombuffer(drive.lists.view, np.uint64).reshape(drive.depth, -1)
         self._list_pages = drive.lists.bus.pages(0, drive.lists.nbytes)
 
-    def submit(self, namespace: NamespaceFacts, offset: int, pendings: Sequence[Pending]) -> None:
-        """Commands for reads of equal length, from byte `offset` of the namespace on; one doorbell."""
+    def submit(self, namespace: NamespaceFacts, offset: int, nbytes: int, pendings: Sequence[Pending]) -> None:
+        """Commands of `nbytes` each, for reads of a source at byte `offset` of the namespace; one doorbell."""
         slots = [self._free.pop() for _ in pendings]
-        pages = np.stack([self.target.pages(each.read.target, each.read.length) for each in pendings])
+        pages = np.stack([self.target.pages(each.read.target, nbytes) for each in pendings])
         prps = prepare(pages, self._list_pages[slots])
         self._lists[slots, : prps.lists.shape[1]] = prps.lists
         lbas = [(offset + each.read.offset) // namespace.block_bytes for each in pendings]
-        blocks = pendings[0].read.length // namespace.block_bytes
+        blocks = nbytes // namespace.block_bytes
         entries: Entries = commands.read(namespace.nsid, np.array(lbas, np.uint64), blocks, prps.prp1, prps.prp2)
         cids = self.drive.queue.submit(entries)
         self.flights.update((cid, _Flight(*each)) for cid, each in zip(cids, zip(pendings, slots, lbas, strict=True),
@@ -139,10 +139,12 @@ class NvmeBackend:
         """Start `reads`; see `Backend.submit`."""
         alike: dict[tuple[Place, int], list[Pending]] = defaultdict(list)
         for pending in self._ledger.admit(reads):
-            alike[self._places[pending.read.source], pending.read.length].append(pending)
-        for (place, _), pendings in alike.items():
+            # What lies behind a source is another source's, or no block of the drive.
+            nbytes = -(-pending.expected // PAGE) * PAGE
+            alike[self._places[pending.read.source], nbytes].append(pending)
+        for (place, nbytes), pendings in alike.items():
             lane = self._lanes[place.drive]
-            lane.submit(lane.drive.controller.namespace(place.nsid), place.offset, pendings)
+            lane.submit(lane.drive.controller.namespace(place.nsid), place.offset, nbytes, pendings)
 
     def poll(self) -> list[Completion]:
         """What has completed; see `Backend.poll`."""
@@ -206,7 +208,7 @@ class NvmeBackend:
         for flight, completion in done:
             read = flight.pending.read
             if not completion.status:
-                self._ledger.landed(read.tag, read.length)
+                self._ledger.landed(read.tag, flight.pending.expected)
                 continue
             cause = failure(completion.status, f"{lane.drive.name}: Read", lba=flight.lba)
             path = self._sources[read.source].path

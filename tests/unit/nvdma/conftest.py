@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from unit.nvdma.rig import KINDS, Rig
+from unit.nvdma.rig import FILE_KINDS, KINDS, Rig
 
 
 @pytest.fixture(params=KINDS)
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     """A rig of each kind."""
+    with ExitStack() as stack:
+        yield Rig(request.param, tmp_path, stack)
+
+
+@pytest.fixture(params=FILE_KINDS)
+def file_rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    """A rig of each kind that reads files."""
     with ExitStack() as stack:
         yield Rig(request.param, tmp_path, stack)
 

@@ -16,20 +16,52 @@ from random import Random
 from nvdma.arena import Arena
 from nvdma.backend import Backend
 from nvdma.backends.memory import Image, MemoryBackend, Script, Step
+from nvdma.backends.nvme import NvmeBackend, Place
 from nvdma.backends.pread import PreadBackend
 from nvdma.backends.uring import UringBackend
 from nvdma.errors import ReadError
+from nvdma.nvme.drive import Drive
 from nvdma.types import Completion, Read, Source
+from support.nvme_access import ScriptedAccess, Sparse, pages_of
+from support.nvme_device import ScriptedDevice
+from support.nvme_firmware import Image as DriveImage
+from support.nvme_firmware import Model
 
 PAGE = 4096
 MIB = 1 << 20
 SECONDS = 20.0
-KINDS = ("pread", "uring", "uring-unregistered", "memory")
+KINDS = ("pread", "uring", "uring-unregistered", "memory", "nvme_host")
+# Those that read files, which can be cut, be closed and fail with an errno.
+FILE_KINDS = KINDS[:-1]
 
 
 def pattern(nbytes: int, seed: int = 1) -> bytes:
     """Reproducible bytes in which a wrong offset shows."""
     return Random(seed).randbytes(nbytes)
+
+
+@dataclass(slots=True)
+class ScriptedDrive:
+    """A drive with every file of a rig on it, one behind the other."""
+
+    content: Sparse = field(default_factory=lambda: Sparse(1 << 40))
+    places: dict[str, Place] = field(default_factory=dict)
+    end: int = PAGE
+
+    def add(self, path: str, stretches: dict[int, bytes], size: int) -> None:
+        """Puts a file behind those that are there; between them lies a page."""
+        self.places[path] = Place(0, 1, self.end)
+        for at, data in stretches.items():
+            self.content.put(self.end + at, data)
+        self.end += pages_of(size) + PAGE
+
+    def backend(self, sources: Sequence[Source], arena: Arena, depth: int, max_read: int, endless: bool) -> Backend:
+        """A closed backend; its controller transfers at most `max_read` bytes a command."""
+        mdts = (max_read // PAGE).bit_length() - 1 if max_read < 2 * MIB else 0
+        device = ScriptedDevice({1: DriveImage(self.content)}, Model(mdts=mdts))
+        device.script.manual = endless
+        drive = Drive(ScriptedAccess(device), "nvme7", depth)
+        return NvmeBackend("nvme_host", [drive], [self.places[source.path] for source in sources], sources, arena)
 
 
 @dataclass
@@ -40,6 +72,7 @@ class Rig:
     folder: Path
     stack: ExitStack
     images: dict[str, Image] = field(default_factory=dict)
+    drive: ScriptedDrive = field(default_factory=ScriptedDrive)
 
     def file(self, name: str, stretches: dict[int, bytes], size: int | None = None) -> Source:
         """A file with ``stretches`` (bytes by offset) and holes elsewhere, opened O_RDONLY."""
@@ -51,6 +84,7 @@ class Rig:
                 file.write(data)
             file.truncate(size)
         self.images[str(path)] = Image(size, dict(stretches))
+        self.drive.add(str(path), stretches, size)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.stack.callback(os.close, fd)
         return Source(fd, str(path), size)
@@ -107,6 +141,7 @@ class Rig:
                 self.images, sources, arena, depth, max_read=max_read, script=script
             ),
         }
+        makers["nvme_host"] = lambda: self.drive.backend(sources, arena, depth, max_read, bool(endless))
         return makers[self.kind]()
 
 

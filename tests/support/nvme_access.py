@@ -1,0 +1,83 @@
+"""How does the driver get at a scripted controller? As at a real one: through `nvdma.pci.access.Access`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import count
+
+from nvdma.pci.dma import PAGE, Contiguous, DmaMemory
+from nvdma.pci.mmio import Registers
+from support.nvme_device import ScriptedDevice
+
+FIRST_BUS_ADDRESS = 0x2_0000_0000
+STRETCH = 1 << 32
+
+
+@dataclass(slots=True)
+class ScriptedAccess:
+    """A function that is a ScriptedDevice. What is unmapped it can reach no more: doing so is a fault."""
+
+    device: ScriptedDevice
+    resets: int = 0
+    masters: bool = False
+    _stretches: Iterator[int] = field(default_factory=lambda: count(FIRST_BUS_ADDRESS, STRETCH))
+
+    def map_memory(self, view: memoryview, address: int, stack: ExitStack) -> DmaMemory:
+        """See Access."""
+        own = view[:]
+        memory = self.device.bus.share(DmaMemory(own, address, Contiguous(next(self._stretches))))
+        stack.callback(self._unmap, memory)
+        return memory
+
+    def map_registers(self, stack: ExitStack) -> Registers:
+        """See Access."""
+        return self.device
+
+    def enable_bus_master(self, stack: ExitStack) -> None:
+        """See Access."""
+        self.masters = True
+        stack.callback(setattr, self, "masters", False)
+
+    def connect_interrupt(self, vector: int, eventfd: int, stack: ExitStack) -> None:
+        """See Access: nothing here interrupts."""
+
+    def reset(self) -> None:
+        """See Access."""
+        self.resets += 1
+        self.device.reset_function()
+
+    def _unmap(self, memory: DmaMemory) -> None:
+        assert not self.device.is_running() or self.resets, "memory is taken away from a controller that runs"
+        self.device.bus.unshare(memory)
+        memory.view.release()
+
+
+class Sparse:
+    """The content of a large namespace, of which only some stretches are not zero."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self._stretches: dict[int, bytes] = {}
+
+    def put(self, offset: int, data: bytes) -> None:
+        """Bytes at a place where none were put before."""
+        self._stretches[offset] = data
+
+    def __len__(self) -> int:
+        return self.nbytes
+
+    def __getitem__(self, where: slice) -> bytes:
+        begin, end, _ = where.indices(self.nbytes)
+        found = bytearray(end - begin)
+        for start, data in self._stretches.items():
+            low, high = max(start, begin), min(start + len(data), end)
+            if low < high:
+                found[low - begin : high - begin] = data[low - start : high - start]
+        return bytes(found)
+
+
+def pages_of(nbytes: int) -> int:
+    """`nbytes` rounded up to whole pages."""
+    return -(-nbytes // PAGE) * PAGE

@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint proto bench bench-streaming bench-kernels bench-engine llamacpp clean setup-demo setup-test setup-lab lab-packages vm-test
+.PHONY: help demo test test-fast lint proto bench bench-streaming bench-kernels bench-engine bench-nvme llamacpp deb clean setup-demo setup-test setup-lab lab-packages vm-test
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -41,7 +41,7 @@ lint: setup-test ## ruff, mypy, import-linter, buf
 proto: setup-test ## makes the committed protobuf code again from proto/
 	$(VENV)/python scripts/generate_protos.py
 
-bench: bench-streaming bench-kernels bench-engine ## every bench; tables here, figures in build/bench/*.json
+bench: bench-streaming bench-kernels bench-engine bench-nvme ## every bench; tables here, figures in build/bench/*.json
 
 bench-streaming: setup-test ## bandwidth while generating against the drive alone (build/bench/streaming.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.streaming
@@ -51,6 +51,12 @@ bench-kernels: setup-test llamacpp ## products of every type against a plain rea
 
 bench-engine: setup-test llamacpp ## decode, prefill and eight users beside llama.cpp (build/bench/engine.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.engine
+
+bench-nvme: setup-lab ## our NVMe queues beside fio through the kernel's driver, in a guest (build/bench/nvme.json)
+	PYTHONPATH=tests $(VENV)/python -m bench.nvme
+
+deb: setup-test ## a Debian package that brings all it needs (build/deb)
+	@$(PYTHON) scripts/build_deb.py
 
 llamacpp: setup-test ## builds llama.cpp for this processor, once, into build/llama.cpp: the peer of bench-engine
 	@$(VENV)/python scripts/build_llamacpp.py

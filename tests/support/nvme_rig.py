@@ -76,11 +76,11 @@ class Rig:
     def entry(self, data: DmaMemory, lba: int, nbytes: int, nsid: int = 1) -> Entries:
         """A read of `nbytes` from block `lba` on to the beginning of `data`, with a list page of its own."""
         list_page = self.memory(PAGE)
-        prps = prp.prepare(data.bus.pages(0, nbytes)[None, :], list_page.bus.pages(0, PAGE))
-        addresses = prps.lists[0].tobytes()
+        prp1, prp2, listed = prp.prepare(data.bus.pages(0, nbytes), list_page.bus.at(0))
+        addresses = listed.tobytes()
         list_page.view[: len(addresses)] = addresses
         block = self.controller.namespace(nsid).block_bytes
-        return commands.read(nsid, lba, nbytes // block, prps.prp1, prps.prp2)
+        return commands.read(nsid, lba, nbytes // block, prp1, prp2)
 
     def small_reads(self, count: int, lba: int = 0) -> tuple[Entries, DmaMemory]:
         """`count` reads of a block each, to a page each."""

@@ -147,7 +147,9 @@ def missing() -> str:
 
 def image(path: Path, nbytes: int, *, filled: int = 0) -> Path:
     """A drive, or the memory behind a BAR: `filled` bytes in which a wrong place shows, then nothing."""
+    draw = Random(nbytes)
     with path.open("wb") as file:
-        file.write(Random(nbytes).randbytes(filled))
+        for begin in range(0, filled, MIB):
+            file.write(draw.randbytes(min(MIB, filled - begin)))
         file.truncate(nbytes)
     return path

@@ -23,15 +23,13 @@ from nvdma.nvme.drive import Drive
 from nvdma.nvme.identify import NamespaceFacts
 from nvdma.nvme.prp import prepare
 from nvdma.nvme.queue import Completion as CommandCompletion
-from nvdma.nvme.spec import Entries
 from nvdma.nvme.status import failure
 from nvdma.pci.dma import PAGE, BusAddresses
 from nvdma.types import BackendFacts, Completion, Read, Source
 
 MAX_READ = 2 << 20
-# Looks at the queue without a pause, then with longer and longer ones.
-QUICK_LOOKS = 20
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 20e-6, 500e-6
+# Between two looks at a queue that had nothing: longer and longer, as long as a drive may take anyway.
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 50e-6, 500e-6
 
 Target = Callable[[Drive, ExitStack], BusAddresses]
 
@@ -63,20 +61,23 @@ class _Lane:
         self.flights: dict[int, _Flight] = {}
         self._free = list(range(drive.depth))
         self._lists = np.frombuffer(drive.lists.view, np.uint64).reshape(drive.depth, -1)
-        self._list_pages = drive.lists.bus.pages(0, drive.lists.nbytes)
+        self._list_pages = drive.lists.bus.pages(0, drive.lists.nbytes).tolist()
 
     def submit(self, namespace: NamespaceFacts, offset: int, nbytes: int, pendings: Sequence[Pending]) -> None:
         """Commands of `nbytes` each, for reads of a source at byte `offset` of the namespace; one doorbell."""
-        slots = [self._free.pop() for _ in pendings]
-        pages = np.stack([self.target.pages(each.read.target, nbytes) for each in pendings])
-        prps = prepare(pages, self._list_pages[slots])
-        self._lists[slots, : prps.lists.shape[1]] = prps.lists
-        lbas = [(offset + each.read.offset) // namespace.block_bytes for each in pendings]
-        blocks = nbytes // namespace.block_bytes
-        entries: Entries = commands.read(namespace.nsid, np.array(lbas, np.uint64), blocks, prps.prp1, prps.prp2)
-        cids = self.drive.queue.submit(entries)
-        self.flights.update((cid, _Flight(*each)) for cid, each in zip(cids, zip(pendings, slots, lbas, strict=True),
-                                                                      strict=True))
+        flights = [_Flight(each, self._free.pop(), (offset + each.read.offset) // namespace.block_bytes)
+                   for each in pendings]
+        fields = np.array([(flight.lba, *self._pointers(flight, nbytes)) for flight in flights], np.uint64)
+        entries = commands.read(namespace.nsid, fields[:, 0], nbytes // namespace.block_bytes, fields[:, 1],
+                                fields[:, 2])
+        self.flights.update(zip(self.drive.queue.submit(entries), flights, strict=True))
+
+    def _pointers(self, flight: _Flight, nbytes: int) -> tuple[int, int]:
+        """PRP1 and PRP2, the list of the command written to the page of its own."""
+        pages = self.target.pages(flight.pending.read.target, nbytes)
+        prp1, prp2, listed = prepare(pages, self._list_pages[flight.slot])
+        self._lists[flight.slot, : len(listed)] = listed
+        return prp1, prp2
 
     def reap(self) -> list[tuple[_Flight, CommandCompletion]]:
         """What has completed."""
@@ -158,11 +159,8 @@ class NvmeBackend:
         """
         self._ledger.check_waitable()
         deadline = time.monotonic() + timeout
-        looks, pause = 0, FIRST_PAUSE_SECONDS
+        pause = FIRST_PAUSE_SECONDS
         while not self._reap():
-            looks += 1
-            if looks < QUICK_LOOKS:
-                continue
             for lane in self._lanes:
                 lane.drive.controller.check()
             if time.monotonic() > deadline:

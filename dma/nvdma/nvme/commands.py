@@ -95,13 +95,14 @@ def _entry(opcode: int, **fields: int) -> Entries:
 
 
 def _transfer(opcode: int, nsid: int, lba: Numbers, blocks: Numbers, prps: tuple[Numbers, Numbers]) -> Entries:
-    first, count, prp1, prp2 = np.broadcast_arrays(
-        *(np.atleast_1d(np.asarray(values, np.uint64)) for values in (lba, blocks, *prps)))
-    if count.size and not 1 <= int(count.min()) <= int(count.max()) <= MAX_BLOCKS:
-        raise ValueError(f"{int(count.min())} to {int(count.max())} blocks a command are not within 1 to {MAX_BLOCKS}")
-    entries = np.zeros(first.shape, spec.SQE)
-    entries["opcode"], entries["nsid"] = opcode, nsid
-    entries["prp1"], entries["prp2"] = prp1, prp2
-    entries["cdw10"], entries["cdw11"] = first & np.uint64(0xFFFFFFFF), first >> np.uint64(32)
-    entries["cdw12"] = count - np.uint64(1)
-    return entries
+    fewest, most = (blocks, blocks) if isinstance(blocks, int) else (int(blocks.min()), int(blocks.max()))
+    if not 1 <= fewest <= most <= MAX_BLOCKS:
+        raise ValueError(f"{fewest} to {most} blocks a command are not within 1 to {MAX_BLOCKS}")
+    # Eight words of 64 bits an entry: each is set for all commands at once, a few times faster than by named fields.
+    count = max(1 if isinstance(values, int) else len(values) for values in (lba, blocks, *prps))
+    words = np.zeros((count, spec.SQE_BYTES // 8), np.uint64)
+    words[:, 0] = opcode | nsid << 32
+    words[:, 3], words[:, 4] = prps
+    words[:, 5] = lba
+    words[:, 6] = blocks - 1 if isinstance(blocks, int) else blocks - np.uint64(1)
+    return words.view(spec.SQE)[:, 0]

@@ -153,7 +153,13 @@ class QueuePair:
 
     def _take_cids(self, count: int) -> list[int]:
         # All identifiers go round before one comes back: a late or repeated completion meets no new command.
-        cids: list[int] = []
+        first = self._next_cid
+        cids = list(range(first, first + count))
+        if cids[-1] < spec.CIDS and self._outstanding.isdisjoint(cids):
+            self._next_cid = (first + count) % spec.CIDS
+            self._outstanding.update(cids)
+            return cids
+        cids = []
         while len(cids) < count:
             if self._next_cid not in self._outstanding:
                 cids.append(self._next_cid)
@@ -163,10 +169,9 @@ class QueuePair:
 
     def _copy(self, ring: Entries, entries: Entries, cids: npt.NDArray[np.uint16]) -> None:
         first = min(len(entries), self.entries - self._tail)
-        for at, part in ((self._tail, slice(first)), (0, slice(first, len(entries)))):
-            stretch = ring[at : at + len(entries[part])]
-            stretch[:] = entries[part]
-            stretch["cid"] = cids[part]
+        _place(ring[self._tail : self._tail + first], entries[:first], cids[:first])
+        if first < len(entries):
+            _place(ring[: len(entries) - first], entries[first:], cids[first:])
 
     def _take_completions(self) -> list[Completion]:
         words = self._cq
@@ -185,6 +190,11 @@ class QueuePair:
             if self._head == self.entries:
                 self._head, self._phase = 0, self._phase ^ 1
         return found
+
+
+def _place(stretch: Entries, entries: Entries, cids: npt.NDArray[np.uint16]) -> None:
+    stretch[:] = entries
+    stretch["cid"] = cids
 
 
 def _pages(nbytes: int) -> int:

@@ -1,8 +1,7 @@
 """How are bytes read from a drive that is ours, without the kernel, its page cache or a copy?
 
 The drive writes where its commands point: into the arena (`nvme_host`), or into a window of a GPU's memory
-(`nvme_vram`); only the addresses differ. Reads become commands of a queue that we poll. A read of 1 MiB takes a drive
-hundreds of microseconds and a queue holds many: sleeping a little between two looks costs no bandwidth.
+(`nvme_vram`); only the addresses differ. Reads become commands of a queue that we poll.
 """
 
 from __future__ import annotations
@@ -28,8 +27,13 @@ from nvdma.pci.dma import PAGE, BusAddresses
 from nvdma.types import BackendFacts, Completion, Read, Source
 
 MAX_READ = 2 << 20
-# Between two looks at a queue that had nothing: longer and longer, as long as a drive may take anyway.
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 50e-6, 500e-6
+# Between two looks at the queues we sleep as long as this part of what is under way should take: the rest keeps the
+# drive busy meanwhile, and what completed is answered with one doorbell.
+PART_SLEPT_OVER = 0.25
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 20e-6, 10e-3
+PACE_WEIGHT = 0.25
+# Silence after which a drive is asked whether it is still there: a register is slow to read.
+SILENCE_SECONDS = 0.05
 
 Target = Callable[[Drive, ExitStack], BusAddresses]
 
@@ -110,6 +114,8 @@ class NvmeBackend:
         self._lanes: list[_Lane] = []
         self._stack = ExitStack()
         self._is_open = False
+        self._pace = 0.0  # seconds from one completion to the next, of late
+        self._last = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -138,6 +144,8 @@ class NvmeBackend:
 
     def submit(self, reads: Sequence[Read]) -> None:
         """Start `reads`; see `Backend.submit`."""
+        if not self._ledger.outstanding:
+            self._last = time.monotonic()
         alike: dict[tuple[Place, int], list[Pending]] = defaultdict(list)
         for pending in self._ledger.admit(reads):
             # What lies behind a source is another source's, or no block of the drive.
@@ -159,14 +167,15 @@ class NvmeBackend:
         """
         self._ledger.check_waitable()
         deadline = time.monotonic() + timeout
-        pause = FIRST_PAUSE_SECONDS
         while not self._reap():
-            for lane in self._lanes:
-                lane.drive.controller.check()
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now - self._last > SILENCE_SECONDS:
+                for lane in self._lanes:
+                    lane.drive.controller.check()
+            if now > deadline:
                 raise DeadlineExceeded(self._ledger.describe_outstanding(), timeout)
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            pause = PART_SLEPT_OVER * self._ledger.outstanding * self._pace
+            time.sleep(min(max(pause, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS))
         return self._ledger.take()
 
     def close(self) -> None:
@@ -198,8 +207,15 @@ class NvmeBackend:
                     hint="the drive is not the one the model was imported onto: import it again")
 
     def _reap(self) -> bool:
+        count = 0
         for lane in self._lanes:
-            self._note(lane, lane.reap())
+            done = lane.reap()
+            self._note(lane, done)
+            count += len(done)
+        if count:
+            now = time.monotonic()
+            self._pace += PACE_WEIGHT * ((now - self._last) / count - self._pace)
+            self._last = now
         return self._ledger.has_outcomes
 
     def _note(self, lane: _Lane, done: Iterable[tuple[_Flight, CommandCompletion]]) -> None:

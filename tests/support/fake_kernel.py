@@ -17,9 +17,10 @@ from typing import Any
 from nvstreamd.hardware.journal import Journal
 from nvstreamd.hardware.system import Ran, System
 
-ADDRESS = "0000:01:00.0"
+ADDRESS, SECOND = "0000:01:00.0", "0000:02:00.0"
 SERIAL = "LAB0"
-DEVICE = f"sys/bus/pci/devices/{ADDRESS}"
+DEVICES, DRIVERS = "sys/bus/pci/devices", "sys/bus/pci/drivers"
+DEVICE = f"{DEVICES}/{ADDRESS}"
 BOOT = "proc/sys/kernel/random/boot_id"
 
 
@@ -29,51 +30,65 @@ class Crash(BaseException):
 
 @dataclass(slots=True)
 class Fate:
-    """What happens at which operation, counted from 0: a crash before or after it, or the drive is pulled out."""
+    """What happens at which operation, counted from 0: a crash before or after it, or the drive is pulled out.
+
+    From `refuse_from` on the kernel accepts nothing.
+    """
 
     crash_before: int | None = None
     crash_after: int | None = None
     pull_before: int | None = None
     tear: int | None = None
+    refuse_from: int | None = None
     operations: int = 0
     log: list[str] = field(default_factory=list)
 
 
 class FakeKernel(System):
-    """A machine below `root` with one NVMe drive in its own IOMMU group, held by the driver nvme."""
+    """A machine below `root` with NVMe drives, each in its own IOMMU group and held by the driver nvme.
+
+    `held` are the disks that somebody has in use.
+    """
 
     def __init__(self, root: Path, fate: Fate | None = None) -> None:
         super().__init__(root)
         self.fate = fate or Fate()
+        self.held: set[str] = set()
 
-    def boot(self, boot_id: str = "boot-1", override: str = "(null)", power: str = "on") -> None:
+    def boot(self, boot_id: str = "boot-1", override: str = "(null)", power: str = "on",
+             drives: tuple[str, ...] = (ADDRESS,)) -> None:
         """The state after a start of the machine; files outside sysfs and procfs stay."""
         for tree in ("sys", "proc", "dev"):
             shutil.rmtree(self.root / tree, ignore_errors=True)
-        self._put(f"{DEVICE}/class", "0x010802")
-        self._put(f"{DEVICE}/vendor", "0x1b36")
-        self._put(f"{DEVICE}/device", "0x0010")
-        self._put(f"{DEVICE}/driver_override", override)
-        self._put(f"{DEVICE}/power/control", power)
         self._put(BOOT, boot_id)
-        for driver in ("nvme", "other"):
-            self._put(f"sys/bus/pci/drivers/{driver}/bind", "")
-            self._put(f"sys/bus/pci/drivers/{driver}/unbind", "")
-        self._link(f"{DEVICE}/iommu_group", "../../kernel/iommu_groups/7")
-        self._attach("nvme")
+        self._register("nvme")
+        for address in drives:
+            self.plug(address, override, power)
 
-    def state(self) -> dict[str, str | None]:
+    def plug(self, address: str = ADDRESS, override: str = "(null)", power: str = "on") -> None:
+        """A drive that has just been found on the bus."""
+        home = f"{DEVICES}/{address}"
+        for name, value in (("class", "0x010802"), ("vendor", "0x1b36"), ("device", "0x0010"),
+                            ("driver_override", override), ("power/control", power)):
+            self._put(f"{home}/{name}", value)
+        self._link(f"{home}/iommu_group", f"../../kernel/iommu_groups/{address[5:7]}")
+        self._attach(address, "nvme")
+
+    def state(self, address: str = ADDRESS) -> dict[str, str | None]:
         """Everything that a claim may change."""
-        return {"driver": self.link(f"{DEVICE}/driver"), "override": self.read(f"{DEVICE}/driver_override"),
-                "power": self.read(f"{DEVICE}/power/control"), "vfio": str(self.exists("sys/module/vfio_pci"))}
+        home = f"{DEVICES}/{address}"
+        return {"driver": self.link(f"{home}/driver"), "override": self.read(f"{home}/driver_override"),
+                "power": self.read(f"{home}/power/control"), "vfio": str(self.exists("sys/module/vfio_pci"))}
 
-    def pull(self) -> None:
-        """Hot removal."""
-        shutil.rmtree(self.root / DEVICE, ignore_errors=True)
+    def pull(self, address: str = ADDRESS) -> None:
+        """Hot removal: the driver lets go, whatever it was doing."""
+        if self.link(f"{DEVICES}/{address}/driver"):
+            self._detach(address)
+        shutil.rmtree(self.root / DEVICES / address, ignore_errors=True)
 
     def is_held(self, device: str) -> bool | None:
-        """See System: nobody holds it."""
-        return False
+        """See System."""
+        return device in self.held
 
     def write(self, path: str, text: str) -> None:
         """See System."""
@@ -83,7 +98,10 @@ class FakeKernel(System):
         """See System."""
         if command[0] == "blkid":
             return Ran(2, "")
-        self._operation(" ".join(command), lambda: self._modprobe(command))
+        try:
+            self._operation(" ".join(command), lambda: self._modprobe(command))
+        except OSError as error:
+            return Ran(1, f"modprobe: {error.strerror}")
         return Ran(0, "")
 
     def _operation(self, name: str, effect: Any) -> None:
@@ -94,6 +112,8 @@ class FakeKernel(System):
             self.pull()
         if fate.crash_before == number:
             raise Crash(name)
+        if fate.refuse_from is not None and fate.refuse_from <= number:
+            raise OSError(errno.EIO, "Input/output error")
         effect()
         if fate.crash_after == number:
             raise Crash(name)
@@ -110,37 +130,56 @@ class FakeKernel(System):
             self._put(path, text.strip())
 
     def _bind(self, driver: str, verb: str, address: str) -> None:
-        current = self.link(f"{DEVICE}/driver")
-        if address != ADDRESS or not self.exists(DEVICE):
+        home = f"{DEVICES}/{address}"
+        current = self.link(f"{home}/driver")
+        if not self.exists(home):
             raise OSError(errno.ENODEV, "No such device")
         if verb == "unbind":
             if current != driver:
                 raise OSError(errno.ENODEV, "No such device")
-            (self.root / DEVICE / "driver").unlink()
-            shutil.rmtree(self.root / DEVICE / "nvme", ignore_errors=True)
+            self._detach(address)
             return
-        override = self.read(f"{DEVICE}/driver_override")
+        override = self.read(f"{home}/driver_override")
         matches = override == driver or (override in ("(null)", "") and driver == "nvme")
         if current is not None or not matches:
             raise OSError(errno.ENODEV, "No such device")
-        self._attach(driver)
+        self._attach(address, driver)
 
     def _modprobe(self, command: tuple[str, ...]) -> None:
-        if "-r" in command:
-            shutil.rmtree(self.root / "sys/module/vfio_pci", ignore_errors=True)
-            shutil.rmtree(self.root / "sys/bus/pci/drivers/vfio-pci", ignore_errors=True)
+        if "-r" not in command:
+            self._put("sys/module/vfio_pci/refcnt", "0")
+            self._register("vfio-pci")
             return
-        self._put("sys/module/vfio_pci/refcnt", "0")
-        for verb in ("bind", "unbind"):
-            self._put(f"sys/bus/pci/drivers/vfio-pci/{verb}", "")
+        # A driver that goes lets all its functions go, whoever bound them.
+        for name in self.names(f"{DRIVERS}/vfio-pci"):
+            if ":" in name:
+                self._detach(name)
+        for tree in ("sys/module/vfio_pci", f"{DRIVERS}/vfio-pci"):
+            shutil.rmtree(self.root / tree, ignore_errors=True)
 
-    def _attach(self, driver: str) -> None:
-        self._link(f"{DEVICE}/driver", f"../../../bus/pci/drivers/{driver}")
+    def _register(self, driver: str) -> None:
+        for verb in ("bind", "unbind"):
+            self._put(f"{DRIVERS}/{driver}/{verb}", "")
+
+    def _attach(self, address: str, driver: str) -> None:
+        home, number = f"{DEVICES}/{address}", int(address[5:7], 16) - 1
+        self._link(f"{home}/driver", f"../../../bus/pci/drivers/{driver}")
+        self._link(f"{DRIVERS}/{driver}/{address}", f"../../../../devices/{address}")
         if driver == "nvme":
-            for name, value in (("serial", SERIAL), ("model", "QEMU NVMe Ctrl"), ("firmware_rev", "7.2")):
-                self._put(f"{DEVICE}/nvme/nvme0/{name}", value)
-            self._put(f"{DEVICE}/nvme/nvme0/nvme0n1/size", "8")
-            self._put("sys/class/block/nvme0n1/size", "8")
+            controller = f"{home}/nvme/nvme{number}"
+            for name, value in (("serial", f"LAB{number}"), ("model", "QEMU NVMe Ctrl"), ("firmware_rev", "7.2")):
+                self._put(f"{controller}/{name}", value)
+            self._put(f"{controller}/nvme{number}n1/size", "8")
+            self._put(f"sys/class/block/nvme{number}n1/size", "8")
+
+    def _detach(self, address: str) -> None:
+        home = f"{DEVICES}/{address}"
+        driver = self.link(f"{home}/driver")
+        (self.root / home / "driver").unlink()
+        (self.root / f"{DRIVERS}/{driver}/{address}").unlink()
+        for disk in self.names(f"{home}/nvme"):
+            shutil.rmtree(self.root / f"sys/class/block/{disk}n1", ignore_errors=True)
+        shutil.rmtree(self.root / home / "nvme", ignore_errors=True)
 
     def _put(self, path: str, text: str) -> None:
         target = self.root / path

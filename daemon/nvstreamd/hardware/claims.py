@@ -6,12 +6,13 @@ import logging
 from collections.abc import Collection, Sequence
 
 from nvstreamd.errors import ClaimRefused, HardwareError, NvstreamError
+from nvstreamd.hardware.drivers import driver_of, is_there
 from nvstreamd.hardware.eligibility import Policy, refusals
 from nvstreamd.hardware.facts import Machine, NvmeController
 from nvstreamd.hardware.functions import function
 from nvstreamd.hardware.inventory import boot_id
-from nvstreamd.hardware.journal import Before, Journal, Record
-from nvstreamd.hardware.steps import VFIO, Step, driver_of, is_there, steps_to_take
+from nvstreamd.hardware.journal import Before, Journal, Record, read
+from nvstreamd.hardware.steps import VFIO, LoadModule, Step, steps_to_take
 from nvstreamd.hardware.system import System
 
 log = logging.getLogger(__name__)
@@ -30,10 +31,14 @@ class Claims:
         if reasons:
             raise ClaimRefused(f"{controller.address} ({controller.serial}) may not be taken: {reasons[0].reason}",
                                "; ".join(str(reason) for reason in reasons), reasons)
-        return steps_to_take(self.system, controller.function)
+        return steps_to_take(self.system, controller.function, loaded_for_us=self._has_loaded())
 
     def claim(self, controller: NvmeController, steps: Sequence[Step]) -> Record:
-        """Takes a drive by the steps of a plan. What fails is taken back before it raises NvstreamError."""
+        """Takes a drive by the steps of a plan.
+
+        What fails, or is interrupted, is taken back before it raises NvstreamError. When even that fails the error says
+        so, and the claim stays in the journal for `recover`.
+        """
         taken = controller.function
         before = Before(taken.driver or "", taken.driver_override or "", taken.power or "")
         record = Record(controller.address, controller.serial or "", boot_id(self.system), before, tuple(steps))
@@ -44,17 +49,15 @@ class Claims:
                     self.journal.begin(record, number)
                     step.apply(self.system)
                     self.journal.finish(record, number)
-            except Exception:
-                self._revert(record)
+            except (Exception, KeyboardInterrupt, SystemExit) as error:
+                self._take_back(record, error)
                 raise
         log.info("claimed %s (%s)", record.address, record.serial)
         return record
 
     def held(self) -> list[Record]:
         """The drives that are claimed in full and still ours."""
-        now = boot_id(self.system)
-        return [record for record in self.journal.records() if record.complete and record.boot_id == now
-                and driver_of(self.system, str(record.address)) == VFIO]
+        return [record for record in self.journal.records() if self._is_held(record)]
 
     def release(self, record: Record) -> None:
         """Gives a drive back, and sees that it is as it was. Raises NvstreamError; the journal then stays."""
@@ -66,23 +69,42 @@ class Claims:
         """Takes back every claim but complete ones of drives whose serial is in `keep`; returns what was taken back.
 
         For the start of the daemon, and for its end however it came about. Raises NvstreamError for the first claim
-        that cannot be taken back, after all others were.
+        that cannot be read or taken back, after all others were.
         """
-        kept = {record.path for record in self.held() if record.serial in keep}
         failures: list[NvstreamError] = []
         reverted: list[Record] = []
         with self.journal.lock():
-            for record in self.journal.records():
-                if record.path in kept:
-                    continue
+            for path in self.journal.paths():
                 try:
-                    self._revert(record)
-                    reverted.append(record)
+                    record = read(path)
+                    if not (record.serial in keep and self._is_held(record)):
+                        self._revert(record)
+                        reverted.append(record)
                 except NvstreamError as error:
                     failures.append(error)
+        for failure in failures[1:]:
+            log.error("%s", failure)
         if failures:
             raise failures[0]
         return reverted
+
+    def _is_held(self, record: Record) -> bool:
+        return (record.complete and record.boot_id == boot_id(self.system)
+                and driver_of(self.system, str(record.address)) == VFIO)
+
+    def _has_loaded(self) -> bool:
+        """Whether a claim of this boot found VFIO's module missing."""
+        now = boot_id(self.system)
+        steps = (step for record in self.journal.records() if record.boot_id == now for step in record.steps)
+        return any(isinstance(step, LoadModule) and not step.was_loaded for step in steps)
+
+    def _take_back(self, record: Record, cause: BaseException) -> None:
+        """What is raised when this fails names both: why the claim failed, and why its undoing did."""
+        try:
+            self._revert(record)
+        except NvstreamError as error:
+            why = str(cause) or type(cause).__name__
+            raise HardwareError(f"{why}; and taking the claim back failed: {error.message}", error.hint) from cause
 
     def _revert(self, record: Record) -> None:
         # What sysfs was told is forgotten when the machine restarts: the kernel's own driver has the drive again.
@@ -90,6 +112,8 @@ class Claims:
             for step in reversed(record.steps[: record.begun]):
                 step.revert(self.system)
             self._verify(record)
+        elif function(self.system, record.address).driver_override not in (None, record.before.driver_override):
+            log.warning("something beside nvstreamd sets driver_override of %s after each start", record.address)
         self.journal.remove(record)
 
     def _verify(self, record: Record) -> None:

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Mapping
+from dataclasses import replace
 
+from nvdma.pci.address import PciAddress
 from nvstreamd.hardware.facts import NVME_CLASS, BlockDevice, NvmeController, PciFunction, Signature
 from nvstreamd.hardware.functions import path_of
 from nvstreamd.hardware.system import System
+from nvstreamd.hardware.uses import Uses, uses
 
 SECTOR = 512  # the unit of sysfs' sizes, whatever the device's blocks are
+BLOCK = "sys/class/block"
 NAMESPACE = re.compile(r"nvme\d+n\d+")
-# One of several paths to a namespace that a subsystem of more controllers shares.
+# One of several paths to a namespace that a subsystem of more controllers may share.
 SHARED_PATH = re.compile(r"nvme\d+c\d+n\d+")
 NOTHING_FOUND = 2
-# /proc/*/mountinfo writes blanks so (proc(5)).
-ESCAPE = re.compile(r"\\([0-7]{3})")
-
-Uses = Mapping[str, tuple[str, ...]]
 
 
 def controllers(system: System, found: tuple[PciFunction, ...]) -> tuple[NvmeController, ...]:
     """The controllers among the machine's functions."""
-    mounts, swaps = mounted(system), swap_devices(system)
-    return tuple(_controller(system, each, mounts, swaps) for each in found if each.class_code == NVME_CLASS)
+    used = uses(system)
+    return tuple(_controller(system, each, used) for each in found if each.class_code == NVME_CLASS)
 
 
-def _controller(system: System, function: PciFunction, mounts: Uses, swaps: frozenset[str]) -> NvmeController:
+def disks_of(system: System, address: PciAddress) -> tuple[str, ...]:
+    """Names of the disks that the kernel's driver makes of a controller, and of their partitions."""
+    home = path_of(address, "nvme")
+    entries = [entry for name in system.names(home) for entry in system.names(f"{home}/{name}")]
+    disks = [entry for entry in entries if NAMESPACE.fullmatch(entry)]
+    return tuple(name for disk in disks for name in (disk, *partitions_of(system, disk)))
+
+
+def partitions_of(system: System, disk: str) -> tuple[str, ...]:
+    """Names of a disk's partitions."""
+    home = f"{BLOCK}/{disk}"
+    return tuple(name for name in system.names(home)
+                 if name.startswith(disk) and system.exists(f"{home}/{name}/partition"))
+
+
+def _controller(system: System, function: PciFunction, used: Uses) -> NvmeController:
     names = system.names(path_of(function.address, "nvme"))
     name = names[0] if names else None
     home = path_of(function.address, f"nvme/{name}")
@@ -36,49 +49,49 @@ def _controller(system: System, function: PciFunction, mounts: Uses, swaps: froz
     def read(attribute: str) -> str | None:
         return system.read(f"{home}/{attribute}") if name else None
 
-    disks = tuple(_disk(system, each, mounts, swaps) for each in entries if NAMESPACE.fullmatch(each))
+    disks = tuple(_disk(system, each, used) for each in entries if NAMESPACE.fullmatch(each))
     return NvmeController(function, name, read("model"), read("serial"), read("firmware_rev"), disks,
                           any(SHARED_PATH.fullmatch(each) for each in entries))
 
 
-def _disk(system: System, name: str, mounts: Uses, swaps: frozenset[str]) -> BlockDevice:
-    home = f"sys/class/block/{name}"
-    partitions = tuple(_device(system, each, mounts, swaps) for each in system.names(home)
-                       if system.exists(f"{home}/{each}/partition"))
-    whole = _device(system, name, mounts, swaps)
-    block_bytes = system.read(f"{home}/queue/logical_block_size") or ""
-    return BlockDevice(whole.name, whole.nbytes, whole.mounts, whole.holders, whole.is_swap, whole.held, partitions,
-                       signatures(system, name), int(block_bytes) if block_bytes.isdecimal() else None)
+def _disk(system: System, name: str, used: Uses) -> BlockDevice:
+    whole = _device(system, name, used)
+    # blkid says "nothing found" of what it could not open as well.
+    found = None if whole.held is None else signatures(system, name)
+    return replace(whole, partitions=tuple(_device(system, each, used) for each in partitions_of(system, name)),
+                   signatures=found, block_bytes=_number(system, f"{BLOCK}/{name}/queue/logical_block_size"),
+                   nsid=_number(system, f"{BLOCK}/{name}/nsid"))
 
 
-def _device(system: System, name: str, mounts: Uses, swaps: frozenset[str]) -> BlockDevice:
-    home = f"sys/class/block/{name}"
-    size, number = system.read(f"{home}/size") or "", system.read(f"{home}/dev") or ""
-    return BlockDevice(name, int(size) * SECTOR if size.isdecimal() else 0, mounts.get(number, ()),
-                       tuple(system.names(f"{home}/holders")), name in swaps, system.is_held(name))
+def _device(system: System, name: str, used: Uses) -> BlockDevice:
+    names = (name, *_built_on(system, name))
+    places = dict.fromkeys(place for each in names for place in used.places(system, each))
+    return BlockDevice(name, (_number(system, f"{BLOCK}/{name}/size") or 0) * SECTOR, tuple(places),
+                       tuple(system.names(f"{BLOCK}/{name}/holders")), any(each in used.swaps for each in names),
+                       system.is_held(name))
 
 
-def mounted(system: System) -> Uses:
-    """Where each device is mounted, {major:minor: places}, for us and for the first process (proc(5), mountinfo)."""
-    places: dict[str, list[str]] = defaultdict(list)
-    for process in ("self", "1"):
-        for line in (system.read(f"proc/{process}/mountinfo") or "").splitlines():
-            fields = line.split()
-            if len(fields) > 4:
-                place = ESCAPE.sub(lambda code: chr(int(code[1], 8)), fields[4])
-                if place not in places[fields[2]]:
-                    places[fields[2]].append(place)
-    return {device: tuple(found) for device, found in places.items()}
+def _built_on(system: System, name: str) -> tuple[str, ...]:
+    """Everything that the kernel has built on a device: the array on it, the volumes on that, and so on."""
+    found: dict[str, None] = {}
+    waiting = [name]
+    while waiting:
+        for holder in system.names(f"{BLOCK}/{waiting.pop()}/holders"):
+            if holder not in found:
+                found[holder] = None
+                # An array may be partitioned (md0p1), and a partition of it mounted.
+                waiting += [holder, *partitions_of(system, holder)]
+                found |= dict.fromkeys(partitions_of(system, holder))
+    return tuple(found)
 
 
-def swap_devices(system: System) -> frozenset[str]:
-    """Names of the devices that are swapped to (proc(5), swaps)."""
-    lines = (system.read("proc/swaps") or "").splitlines()[1:]
-    return frozenset(line.split()[0].rpartition("/")[2] for line in lines if line.startswith("/dev/"))
+def _number(system: System, path: str) -> int | None:
+    text = system.read(path) or ""
+    return int(text) if text.isdecimal() else None
 
 
 def signatures(system: System, name: str) -> tuple[Signature, ...] | None:
-    """What blkid(8) finds on a whole disk when it looks for itself; None when it could not look."""
+    """What blkid(8) finds on a whole disk when it looks for itself; None when it could not tell."""
     ran = system.run("blkid", "--probe", "--output", "export", f"/dev/{name}")
     if ran.status == NOTHING_FOUND:
         return ()

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from nvstreamd.hardware.facts import BlockDevice, Machine, NvmeController, PciFunction
 
-SYSTEM_PLACES = ("/", "/boot", "/boot/efi", "/usr", "/var", "/home")
+SYSTEM_PLACES = ("/", "/boot", "/boot/efi", "/boot/firmware", "/efi", "/usr", "/var", "/home")
 OURS = "vfio-pci"
+OTHER_DRIVE = "use another drive"
+FSTAB = "/etc/fstab"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +27,24 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the administrator has decided: the serial numbers of drives that may be taken."""
+    """What the administrator has decided: the serial numbers of drives that may be taken.
+
+    `noiommu`: also where no IOMMU keeps the drive from writing over all of memory.
+    """
 
     serials: frozenset[str]
+    noiommu: bool = False
 
 
 def refusals(controller: NvmeController, machine: Machine, policy: Policy) -> tuple[Refusal, ...]:
     """Every reason against taking this drive; none: it may be taken."""
     return (*_identity(controller, machine, policy), *_kernel_use(controller), *_content(controller),
-            *_isolation(controller, machine))
+            *_isolation(controller, machine, policy))
+
+
+def verdicts(machine: Machine, policy: Policy) -> tuple[tuple[NvmeController, tuple[Refusal, ...]], ...]:
+    """Every controller of the machine with every reason against taking it."""
+    return tuple((controller, refusals(controller, machine, policy)) for controller in machine.controllers)
 
 
 def _identity(controller: NvmeController, machine: Machine, policy: Policy) -> Iterator[Refusal]:
@@ -50,56 +61,71 @@ def _identity(controller: NvmeController, machine: Machine, policy: Policy) -> I
         yield Refusal("other_driver", f"the driver {controller.function.driver} holds {controller.address}",
                       "end what uses it there")
     if controller.shared:
-        yield Refusal("multipath", "other controllers lead to its namespaces as well", "use a drive with one port")
+        yield Refusal("multipath", "other controllers may lead to its namespaces as well (NVMe multipath)",
+                      "use a drive with one port, or boot with nvme_core.multipath=N where it has only one")
     if not controller.namespaces and not controller.shared:
         yield Refusal("no_namespace", "the kernel shows no namespace of it", "bind it to `nvme`, or create a namespace")
 
 
 def _kernel_use(controller: NvmeController) -> Iterator[Refusal]:
-    for device in (part for disk in controller.namespaces for part in disk.parts):
-        explained = False
-        for refusal in _uses(device):
-            explained = True
-            yield refusal
-        if device.held and not explained:
-            yield Refusal("held", f"{device.name} is in use by the kernel or opened exclusively",
-                          f"see `lsof /dev/{device.name}` and `zpool status`")
-        if device.held is None:
-            yield Refusal("unknown_use", f"whether {device.name} is in use cannot be asked", "run this as root")
+    for disk in controller.namespaces:
+        for device in disk.parts:
+            yield from _uses(device)
+            if device.held and not _is_explained(device, disk):
+                yield Refusal("held", f"{device.name} is in use by the kernel or opened exclusively",
+                              f"see `lsof /dev/{device.name}` and `zpool status`")
+            if device.held is None:
+                yield Refusal("unknown_use", f"whether {device.name} is in use cannot be asked", "run this as root")
+
+
+def _is_explained(device: BlockDevice, disk: BlockDevice) -> bool:
+    """Whether another refusal says why it is held: the kernel holds a disk with its partitions, and they with it."""
+    if device is disk:
+        return any(any(_uses(part)) for part in disk.parts) or any(part.held for part in disk.partitions)
+    return any(_uses(device)) or any(_uses(disk))
 
 
 def _uses(device: BlockDevice) -> Iterator[Refusal]:
     for place in device.mounts:
         if place in SYSTEM_PLACES:
-            yield Refusal("system", f"{device.name} is mounted at {place}: this system runs from it",
-                          "use another drive")
+            yield Refusal("system", f"{device.name} is mounted at {place}: this system runs from it", OTHER_DRIVE)
         else:
             yield Refusal("mounted", f"{device.name} is mounted at {place}",
-                          f"unmount it and take it out of /etc/fstab: umount {place}")
+                          f"unmount it and take it out of {FSTAB}: umount {place}")
     if device.is_swap:
-        yield Refusal("swap", f"{device.name} is swap space", f"swapoff /dev/{device.name}")
+        swap = device.holders[0] if device.holders else device.name
+        yield Refusal("swap", f"{device.name} is swap space", f"take it out of {FSTAB}: swapoff /dev/{swap}")
     if device.holders:
         yield Refusal("holders", f"{device.name} is part of {', '.join(device.holders)} (md, LVM, dm-crypt)",
-                      "take it out of there first")
+                      OTHER_DRIVE if _runs_system(device) else "take it out of there first")
 
 
 def _content(controller: NvmeController) -> Iterator[Refusal]:
     for disk in controller.namespaces:
+        # Nobody who runs from a drive shall read how to erase it.
+        if any(map(_runs_system, disk.parts)):
+            remedy = OTHER_DRIVE
+        else:
+            remedy = f"if nothing on it is needed: wipefs --all /dev/{disk.name}"
         if disk.signatures is None:
             yield Refusal("unknown_content", f"what {disk.name} carries cannot be told",
                           f"look yourself: blkid --probe /dev/{disk.name}")
         for signature in disk.signatures or ():
-            yield Refusal("content", f"{disk.name} carries a {signature.kind} {signature.use}",
-                          f"if nothing on it is needed: wipefs --all /dev/{disk.name}")
+            yield Refusal("content", f"{disk.name} carries a {signature.kind} {signature.use}", remedy)
         if disk.partitions and not disk.signatures:
-            yield Refusal("content", f"{disk.name} has partitions", f"if nothing is needed: wipefs /dev/{disk.name}")
+            yield Refusal("content", f"{disk.name} has partitions", remedy)
 
 
-def _isolation(controller: NvmeController, machine: Machine) -> Iterator[Refusal]:
+def _runs_system(device: BlockDevice) -> bool:
+    return any(place in SYSTEM_PLACES for place in device.mounts)
+
+
+def _isolation(controller: NvmeController, machine: Machine, policy: Policy) -> Iterator[Refusal]:
     function = controller.function
     if function.iommu_group is None:
-        yield Refusal("no_iommu", f"{function.address} is in no IOMMU group",
-                      "switch the IOMMU on: VT-d or AMD-Vi in the firmware, and intel_iommu=on for Intel")
+        if not policy.noiommu:
+            yield Refusal("no_iommu", f"{function.address} is in no IOMMU group",
+                          "switch the IOMMU on: VT-d or AMD-Vi in the firmware, and intel_iommu=on for Intel")
         return
     for other in machine.group(function):
         if other.address != function.address and not _is_harmless(other):

@@ -53,9 +53,10 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class BlockDevice:
-    """A disk or a partition of one. `mounts` are where it is mounted, `holders` what the kernel has built on it.
+    """A disk or a partition of one. `holders` are what the kernel has built on it (md, LVM, dm-crypt).
 
-    `held`: the kernel has it in use, for whatever reason.
+    `mounts` are where it, or what is built on it, is mounted; `is_swap` likewise. `held`: the kernel has it in use, for
+    whatever reason. `signatures` are the whole disk's, None when nobody could look; `nsid` numbers its namespace.
     """
 
     name: str
@@ -67,6 +68,7 @@ class BlockDevice:
     partitions: tuple[BlockDevice, ...] = ()
     signatures: tuple[Signature, ...] | None = ()
     block_bytes: int | None = None
+    nsid: int | None = None
 
     @property
     def parts(self) -> tuple[BlockDevice, ...]:
@@ -97,7 +99,7 @@ class NvmeController:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """All of it, at one moment. `lockdown` is the kernel's mode, "none" without one."""
+    """All of it, at one moment. `lockdown` is the kernel's mode, "none" without one; `modules` those of interest."""
 
     functions: tuple[PciFunction, ...]
     controllers: tuple[NvmeController, ...]
@@ -107,6 +109,7 @@ class Machine:
     lockdown: str
     secure_boot: bool | None
     nvidia: str | None
+    modules: tuple[str, ...] = ()
 
     @property
     def gpus(self) -> tuple[PciFunction, ...]:

@@ -7,6 +7,8 @@ from nvstreamd.hardware.facts import Machine
 from nvstreamd.hardware.functions import functions
 from nvstreamd.hardware.system import System
 
+# What takes or shares the devices that this daemon is about.
+MODULES = ("nvidia", "nvidia_uvm", "nvme", "nvstream", "vfio", "vfio_iommu_type1", "vfio_pci")
 SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 
@@ -17,6 +19,7 @@ def take(system: System) -> Machine:
         functions=found, controllers=controllers(system, found), has_iommu=bool(system.names("sys/class/iommu")),
         kernel=system.read("proc/sys/kernel/osrelease") or "", boot_id=boot_id(system), lockdown=_lockdown(system),
         secure_boot=_secure_boot(system), nvidia=_first_line(system.read("proc/driver/nvidia/version")),
+        modules=tuple(name for name in MODULES if system.exists(f"sys/module/{name}")),
     )
 
 

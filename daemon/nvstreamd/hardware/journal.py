@@ -6,12 +6,13 @@ follows before and after each step. A power cut may tear the last line: it is ig
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,15 +64,17 @@ class Journal:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """One process at a time changes drives. Raises JournalError when another one does."""
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with ExitStack() as stack:
+            with _named(self.directory):
+                self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+                fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise JournalError(f"{self.directory}: another process claims or releases a drive",
+                                   "try again") from error
             yield
-        except BlockingIOError as error:
-            raise JournalError(f"{self.directory}: another process claims or releases a drive", "try again") from error
-        finally:
-            os.close(fd)
 
     def create(self, record: Record) -> None:
         """Puts a claim on the disk, before its first step. Raises JournalError."""
@@ -82,7 +85,8 @@ class Journal:
                   "boot_id": record.boot_id, "driver": record.before.driver,
                   "driver_override": record.before.driver_override, "power": record.before.power,
                   "steps": [to_json(step) for step in record.steps]}
-        write_whole(record.path, json.dumps(header).encode() + b"\n")
+        with _named(record.path):
+            write_whole(record.path, json.dumps(header).encode() + b"\n")
 
     def begin(self, record: Record, step: int) -> None:
         """Notes that a step is about to be applied."""
@@ -95,29 +99,45 @@ class Journal:
         record.done = max(record.done, step + 1)
 
     def append(self, path: Path, line: dict[str, Any]) -> None:
-        """One line, on the disk when this returns."""
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        try:
-            # A torn line before it must not swallow this one.
-            os.write(fd, b"\n" + json.dumps(line).encode() + b"\n")
+        """One line, on the disk when this returns. Raises JournalError, and what it announces must not happen."""
+        # A torn line before it must not swallow this one.
+        content = b"\n" + json.dumps(line).encode() + b"\n"
+        with _named(path), ExitStack() as stack:
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            if os.write(fd, content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(fd)
-        finally:
-            os.close(fd)
 
     def remove(self, record: Record) -> None:
         """Forgets a claim whose changes were all taken back."""
-        record.path.unlink()
-        sync_directory(self.directory)
+        with _named(record.path):
+            record.path.unlink()
+            sync_directory(self.directory)
+
+    def paths(self) -> list[Path]:
+        """The file of every claim on the disk."""
+        return sorted(self.directory.glob(f"*{SUFFIX}")) if self.directory.is_dir() else []
 
     def records(self) -> list[Record]:
         """Every claim on the disk. Raises JournalError for one that cannot be understood."""
-        paths = sorted(self.directory.glob(f"*{SUFFIX}")) if self.directory.is_dir() else []
-        return [read(path) for path in paths]
+        return [read(path) for path in self.paths()]
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turns an OSError into a JournalError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise JournalError(f"{path}: the journal of claims cannot be kept: {error.strerror}",
+                           "run this as root, and see that its file system has space and can be written") from error
 
 
 def read(path: Path) -> Record:
     """A claim. Raises JournalError, which never loses the file."""
-    lines = path.read_text(errors="replace").splitlines()
+    with _named(path):
+        lines = path.read_text(errors="replace").splitlines()
     try:
         header = json.loads(lines[0])
         if header["version"] != VERSION:

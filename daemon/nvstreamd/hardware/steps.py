@@ -7,21 +7,21 @@ was never applied changes nothing.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import logging
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
 from nvdma.pci.address import PciAddress
 from nvstreamd.errors import HardwareError
+from nvstreamd.hardware.drivers import bind, bound_to, driver_of, is_loaded, is_there, unbind, unless_gone, until, write
+from nvstreamd.hardware.drives import disks_of
 from nvstreamd.hardware.facts import PciFunction
 from nvstreamd.hardware.functions import path_of
 from nvstreamd.hardware.system import System
 
-DRIVERS = "sys/bus/pci/drivers"
 VFIO = "vfio-pci"
-EFFECT_SECONDS = 20.0
-PAUSE_SECONDS = 0.01
+
+log = logging.getLogger(__name__)
 
 
 class Step(Protocol):
@@ -69,8 +69,16 @@ class LoadModule:
 
     def revert(self, system: System) -> None:
         """See Step. Somebody else may use it by now: then it stays, which changes nothing for anybody."""
-        if not self.was_loaded and is_loaded(system, self.module):
-            system.run("modprobe", "-r", self.module)
+        if self.was_loaded or not is_loaded(system, self.module):
+            return
+        # A driver's functions do not keep its module loaded: modprobe would take them from whoever bound them.
+        users = bound_to(system, self.module)
+        if users:
+            log.info("%s stays loaded: it has %s", self.module, ", ".join(users))
+            return
+        ran = system.run("modprobe", "-r", self.module)
+        if ran.status:
+            log.warning("%s stays loaded: %s", self.module, ran.output.strip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +106,15 @@ class SetAttribute:
     def revert(self, system: System) -> None:
         """See Step."""
         if is_there(system, self.address):
-            self._set(system, self.before)
+            with unless_gone(system, self.address):
+                self._set(system, self.before)
 
     def _set(self, system: System, value: str) -> None:
         path = path_of(PciAddress.parse(self.address), self.attribute)
         if _attribute(system, path) == value:
             return
-        _write(system, path, value or "\n")
-        _until(lambda: _attribute(system, path) == value or not is_there(system, self.address),
+        write(system, path, value or "\n")
+        until(lambda: _attribute(system, path) == value or not is_there(system, self.address),
                f"{self.attribute} of {self.address} to be {value or 'empty'}")
 
 
@@ -126,14 +135,20 @@ class Unbind:
         return f"bind {self.address} to {self.driver}" if self.driver else f"{self.address} stays without a driver"
 
     def apply(self, system: System) -> None:
-        """See Step."""
-        if self.driver and driver_of(system, self.address) == self.driver:
-            _release(system, self.address, self.driver)
+        """See Step. What has come into use since the plan was made is left alone."""
+        if not self.driver or driver_of(system, self.address) != self.driver:
+            return
+        used = [name for name in disks_of(system, PciAddress.parse(self.address)) if system.is_held(name)]
+        if used:
+            raise HardwareError(f"{', '.join(used)} came into use after {self.address} was found free",
+                                "see `nvstreamd drives`, free it and claim again")
+        unbind(system, self.address, self.driver)
 
     def revert(self, system: System) -> None:
         """See Step."""
         if self.driver and is_there(system, self.address):
-            _bind(system, self.address, self.driver)
+            with unless_gone(system, self.address):
+                bind(system, self.address, self.driver)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +169,7 @@ class Bind:
 
     def apply(self, system: System) -> None:
         """See Step."""
-        _bind(system, self.address, self.driver)
+        bind(system, self.address, self.driver)
 
     def revert(self, system: System) -> None:
         """See Step."""
@@ -162,8 +177,9 @@ class Bind:
             return
         # The kernel would wait for its last user inside the write, and could not be told to stop.
         group = system.link(path_of(PciAddress.parse(self.address), "iommu_group"))
-        _until(lambda: not system.is_open(f"dev/vfio/{group}"), f"the process that drives {self.address} to end")
-        _release(system, self.address, self.driver)
+        until(lambda: not system.is_open(f"dev/vfio/{group}"), f"the process that drives {self.address} to end")
+        with unless_gone(system, self.address):
+            unbind(system, self.address, self.driver)
 
 
 KINDS: dict[str, type[LoadModule] | type[SetAttribute] | type[Unbind] | type[Bind]] = {
@@ -171,11 +187,14 @@ KINDS: dict[str, type[LoadModule] | type[SetAttribute] | type[Unbind] | type[Bin
 }
 
 
-def steps_to_take(system: System, function: PciFunction) -> tuple[Step, ...]:
-    """What a claim does to a function, in order."""
+def steps_to_take(system: System, function: PciFunction, *, loaded_for_us: bool = False) -> tuple[Step, ...]:
+    """What a claim does to a function, in order.
+
+    `loaded_for_us`: that the module is loaded is another claim's doing, and the last of them unloads it.
+    """
     address = str(function.address)
     return (
-        LoadModule(VFIO, is_loaded(system, VFIO)),
+        LoadModule(VFIO, is_loaded(system, VFIO) and not loaded_for_us),
         # A function that sleeps answers nothing; vfio-pci would put it to sleep whenever nobody has it open.
         SetAttribute(address, "power/control", "on", function.power or "on"),
         Unbind(address, function.driver or ""),
@@ -199,49 +218,6 @@ def from_json(fields: dict[str, Any]) -> Step:
     return step
 
 
-def is_loaded(system: System, module: str) -> bool:
-    """Whether the kernel has a module, loaded or built in."""
-    return system.exists(f"sys/module/{module.replace('-', '_')}")
-
-
-def is_there(system: System, address: str) -> bool:
-    """Whether the function was not pulled out."""
-    return system.exists(path_of(PciAddress.parse(address)))
-
-
-def driver_of(system: System, address: str) -> str | None:
-    """The driver that has the function now."""
-    return system.link(path_of(PciAddress.parse(address), "driver"))
-
-
 def _attribute(system: System, path: str) -> str:
     value = system.read(path) or ""
     return "" if value == "(null)" else value
-
-
-def _bind(system: System, address: str, driver: str) -> None:
-    if driver_of(system, address) == driver:
-        return
-    _write(system, f"{DRIVERS}/{driver}/bind", address)
-    _until(lambda: driver_of(system, address) == driver, f"{driver} to take {address}")
-
-
-def _release(system: System, address: str, driver: str) -> None:
-    _write(system, f"{DRIVERS}/{driver}/unbind", address)
-    _until(lambda: driver_of(system, address) != driver, f"{driver} to let go of {address}")
-
-
-def _write(system: System, path: str, text: str) -> None:
-    try:
-        system.write(path, text)
-    except OSError as error:
-        raise HardwareError(f"writing {text.strip()!r} to /{path} failed: {error.strerror}",
-                            "is the daemon root, and is the drive still there? See `dmesg`") from error
-
-
-def _until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + EFFECT_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise HardwareError(f"waited {EFFECT_SECONDS:g} s for {what}", "see `dmesg`, then `nvstreamd recover`")
-        time.sleep(PAUSE_SECONDS)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from nvdma.pci.address import PciAddress
-from nvstreamd.hardware.eligibility import Policy, refusals
+from nvstreamd.hardware.eligibility import Policy, refusals, verdicts
 from nvstreamd.hardware.facts import BlockDevice, Machine, NvmeController, PciFunction, Signature
 
 POLICY = Policy(frozenset({"SPARE"}))
@@ -72,6 +72,36 @@ def test_all_reasons_are_named_at_once() -> None:
                          serial="OTHER", function=replace(FUNCTION, iommu_group=None))
     assert [refusal.code for refusal in refusals(controller, machine(controller), POLICY)] == [
         "not_named", "mounted", "swap", "content", "no_iommu"]
+
+
+def test_who_runs_from_a_drive_never_reads_how_to_erase_it() -> None:
+    """Mounted itself, or under LVM: the root file system's own commands must not be offered as a remedy."""
+    for part in (replace(PARTITION, mounts=("/boot", "/srv")), replace(PARTITION, mounts=("/",), holders=("dm-0",))):
+        controller = with_disk(partitions=(part,), signatures=(Signature("gpt", "partition table"),))
+        found = refusals(controller, machine(controller), POLICY)
+        assert {"system", "content"} <= {refusal.code for refusal in found}
+        assert not any("wipefs" in str(refusal) or "out of there" in str(refusal) for refusal in found), found
+
+
+def test_a_disk_that_is_held_for_its_partitions_sake_is_explained_once() -> None:
+    mounted, held = replace(PARTITION, mounts=("/data",), held=True), replace(PARTITION, name="nvme0n1p3", held=True)
+    for partitions, codes in (((mounted,), ["mounted"]), ((held,), ["held"]), ((mounted, held), ["mounted", "held"])):
+        controller = with_disk(held=True, partitions=partitions)
+        found = refusals(controller, machine(controller), POLICY)
+        assert [refusal.code for refusal in found if refusal.code != "content"] == codes
+
+
+def test_without_an_iommu_only_the_administrator_can_allow_it() -> None:
+    controller = replace(SPARE, function=replace(FUNCTION, iommu_group=None))
+    assert [refusal.code for refusal in refusals(controller, machine(controller), POLICY)] == ["no_iommu"]
+    assert refusals(controller, machine(controller), replace(POLICY, noiommu=True)) == ()
+
+
+def test_every_drive_gets_its_verdict() -> None:
+    other = replace(SPARE, serial="OTHER", function=function("0000:02:00.0", 0x010802, "nvme", "13"))
+    found = verdicts(machine(SPARE, other), POLICY)
+    assert [(each.serial, [reason.code for reason in reasons]) for each, reasons in found] == [
+        ("SPARE", []), ("OTHER", ["not_named"])]
 
 
 def test_two_drives_of_one_serial_number_are_both_refused() -> None:

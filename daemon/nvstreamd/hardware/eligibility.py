@@ -111,7 +111,7 @@ def _content(controller: NvmeController) -> Iterator[Refusal]:
             yield Refusal("unknown_content", f"what {disk.name} carries cannot be told",
                           f"look yourself: blkid --probe /dev/{disk.name}")
         for signature in disk.signatures or ():
-            yield Refusal("content", f"{disk.name} carries a {signature.kind} {signature.use}", remedy)
+            yield Refusal("content", f"{disk.name} has a signature: {signature.kind} {signature.use}", remedy)
         if disk.partitions and not disk.signatures:
             yield Refusal("content", f"{disk.name} has partitions", remedy)
 

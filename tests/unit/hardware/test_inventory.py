@@ -62,7 +62,7 @@ def test_in_the_lab_the_blank_drive_may_be_taken_and_the_other_is_an_ext4(tmp_pa
     (blank, blank_reasons), (_, used_reasons) = verdicts(machine, Policy(frozenset({"LAB0", "LAB1"})))
     assert (blank.serial, blank.model, blank.namespaces[0].nsid) == ("LAB0", "QEMU NVMe Ctrl", 1)
     assert blank_reasons == ()
-    assert [refusal.reason for refusal in used_reasons] == ["nvme1n1 carries a ext4 filesystem"]
+    assert [refusal.reason for refusal in used_reasons] == ["nvme1n1 has a signature: ext4 filesystem"]
     (window,) = (each for each in machine.functions if (each.vendor, each.device) == (0x1AF4, 0x1110))
     assert window.bars == (256, 0, 256 << 20) and window.driver is None
 

@@ -1,4 +1,4 @@
-"""What can an administrator do with drives on the command line? List them, claim, release, put right after a crash."""
+"""What can an administrator do on the command line? List drives, claim, release, put right after a crash, record."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from nvstreamd.hardware.eligibility import Policy, refusals
 from nvstreamd.hardware.facts import Machine, NvmeController
 from nvstreamd.hardware.inventory import take
 from nvstreamd.hardware.journal import Journal
+from nvstreamd.hardware.record import record
 from nvstreamd.hardware.system import System
 
 GIB = 1 << 30
@@ -35,6 +36,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     claim.add_argument("--dry-run", action="store_true", help="only says what would be done, and how it is undone")
     release = add("release", "gives a claimed drive back", _release)
     release.add_argument("serial")
+    add("record", "prints all that is known of this machine, serial numbers included, for a bug report", _record)
     add("recover", "gives back every drive that a crash left claimed", _recover)
 
 
@@ -52,7 +54,7 @@ def policy_of(config: Config) -> Policy:
 
 def _drives(_: argparse.Namespace, config: Config, claims: Claims) -> int:
     machine = take(claims.system)
-    held = {record.address: record.serial for record in claims.held()}
+    held = {claimed.address: claimed.serial for claimed in claims.held()}
     for controller in machine.controllers:
         if controller.address in held:
             _say(f"{controller.address}  {held[controller.address]}  claimed")
@@ -84,16 +86,21 @@ def _claim(given: argparse.Namespace, config: Config, claims: Claims) -> int:
 
 
 def _release(given: argparse.Namespace, _: Config, claims: Claims) -> int:
-    for record in claims.journal.records():
-        if record.serial == given.serial:
-            claims.release(record)
+    for claimed in claims.journal.records():
+        if claimed.serial == given.serial:
+            claims.release(claimed)
             return 0
     raise NotFound(f"no drive with serial {given.serial} is claimed", "`nvstreamd drives` lists them")
 
 
 def _recover(_: argparse.Namespace, __: Config, claims: Claims) -> int:
-    for record in claims.recover():
-        _say(f"gave back {record.address} ({record.serial})")
+    for released in claims.recover():
+        _say(f"gave back {released.address} ({released.serial})")
+    return 0
+
+
+def _record(_: argparse.Namespace, __: Config, claims: Claims) -> int:
+    sys.stdout.write(record(claims.system)[1])
     return 0
 
 

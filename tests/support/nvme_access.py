@@ -40,9 +40,6 @@ class ScriptedAccess:
         self.masters = True
         stack.callback(setattr, self, "masters", False)
 
-    def connect_interrupt(self, vector: int, eventfd: int, stack: ExitStack) -> None:
-        """See Access: nothing here interrupts."""
-
     def reset(self) -> None:
         """See Access."""
         self.resets += 1

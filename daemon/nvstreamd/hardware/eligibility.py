@@ -27,19 +27,15 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the administrator has decided: the serial numbers of drives that may be taken.
-
-    `noiommu`: also where no IOMMU keeps the drive from writing over all of memory.
-    """
+    """What the administrator has decided: the serial numbers of drives that may be taken."""
 
     serials: frozenset[str]
-    noiommu: bool = False
 
 
 def refusals(controller: NvmeController, machine: Machine, policy: Policy) -> tuple[Refusal, ...]:
     """Every reason against taking this drive; none: it may be taken."""
     return (*_identity(controller, machine, policy), *_kernel_use(controller), *_content(controller),
-            *_isolation(controller, machine, policy))
+            *_isolation(controller, machine))
 
 
 def verdicts(machine: Machine, policy: Policy) -> tuple[tuple[NvmeController, tuple[Refusal, ...]], ...]:
@@ -120,12 +116,11 @@ def _runs_system(device: BlockDevice) -> bool:
     return any(place in SYSTEM_PLACES for place in device.mounts)
 
 
-def _isolation(controller: NvmeController, machine: Machine, policy: Policy) -> Iterator[Refusal]:
+def _isolation(controller: NvmeController, machine: Machine) -> Iterator[Refusal]:
     function = controller.function
     if function.iommu_group is None:
-        if not policy.noiommu:
-            yield Refusal("no_iommu", f"{function.address} is in no IOMMU group",
-                          "switch the IOMMU on: VT-d or AMD-Vi in the firmware, and intel_iommu=on for Intel")
+        yield Refusal("no_iommu", f"{function.address} is in no IOMMU group",
+                      "switch the IOMMU on: VT-d or AMD-Vi in the firmware, and intel_iommu=on for Intel")
         return
     for other in machine.group(function):
         if other.address != function.address and not _is_harmless(other):

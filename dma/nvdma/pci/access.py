@@ -23,9 +23,6 @@ class Access(Protocol):
     def enable_bus_master(self, stack: ExitStack) -> None:
         """Lets the function read and write memory."""
 
-    def connect_interrupt(self, vector: int, eventfd: int, stack: ExitStack) -> None:
-        """MSI-X `vector` triggers the eventfd."""
-
     def reset(self) -> None:
         """Stops the function, whatever state it is in: no read or write of memory follows."""
 
@@ -48,10 +45,6 @@ class VfioAccess:
     def enable_bus_master(self, stack: ExitStack) -> None:
         """See Access."""
         self.device.enable_bus_master(stack)
-
-    def connect_interrupt(self, vector: int, eventfd: int, stack: ExitStack) -> None:
-        """See Access."""
-        self.device.signal({vector: eventfd}, stack)
 
     def reset(self) -> None:
         """See Access."""

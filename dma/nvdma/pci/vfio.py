@@ -1,6 +1,6 @@
 """How does a process without privilege use a PCIe function that was opened for it? (linux/vfio.h, type1)
 
-Two descriptors are all it gets: the device's, for registers, configuration space and interrupts, and the container's,
+Two descriptors are all it gets: the device's, for registers and configuration space, and the container's,
 for the memory that the device may reach. When both are closed, however the process ended, the kernel resets the
 function, clears its bus mastering and only then lets go of the pages: no read in flight lands in memory of somebody
 else.
@@ -30,17 +30,13 @@ from nvdma.pci.vfio_calls import (
     CONFIG_REGION,
     DEVICE_GET_REGION_INFO,
     DEVICE_RESET,
-    DEVICE_SET_IRQS,
     IOMMU_GET_INFO,
     IOMMU_INFO,
     IOMMU_INFO_HAS_CAPS,
     IOMMU_MAP_DMA,
     IOMMU_UNMAP_DMA,
-    IRQ_EVENTFD_TRIGGER,
-    IRQ_SET,
     MAP_DMA,
     MEMORY_SPACE,
-    MSIX_INDEX,
     READ_WRITE,
     REGION_CAN_MMAP,
     REGION_INFO,
@@ -151,15 +147,6 @@ class Device:
     def reset(self) -> None:
         """A function-level reset, whatever state the device is in."""
         call(self.fd, DEVICE_RESET, 0, "resetting the function")
-
-    def signal(self, vectors: dict[int, int], stack: ExitStack) -> None:
-        """MSI-X vectors trigger eventfds, {vector: descriptor}; `stack` turns them off."""
-        count = max(vectors) + 1
-        descriptors = struct.pack(f"={count}i", *(vectors.get(number, -1) for number in range(count)))
-        header = IRQ_SET.pack(IRQ_SET.size + len(descriptors), IRQ_EVENTFD_TRIGGER, MSIX_INDEX, 0, count)
-        call(self.fd, DEVICE_SET_IRQS, header + descriptors, "connecting MSI-X vectors")
-        off = IRQ_SET.pack(IRQ_SET.size, 1 << 0 | 1 << 5, MSIX_INDEX, 0, 0)
-        stack.callback(call, self.fd, DEVICE_SET_IRQS, off, "turning MSI-X off")
 
     def _set_command(self, bits: int, cleared: int) -> None:
         at = self.region(CONFIG_REGION).offset + COMMAND_OFFSET

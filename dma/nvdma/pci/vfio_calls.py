@@ -11,8 +11,7 @@ from nvdma.errors import DmaError
 BASE = ord(";") << 8 | 100
 GET_API_VERSION, CHECK_EXTENSION, SET_IOMMU = BASE, BASE + 1, BASE + 2
 GROUP_GET_STATUS, GROUP_SET_CONTAINER, GROUP_GET_DEVICE_FD = BASE + 3, BASE + 4, BASE + 6
-DEVICE_GET_INFO, DEVICE_GET_REGION_INFO, DEVICE_GET_IRQ_INFO = BASE + 7, BASE + 8, BASE + 9
-DEVICE_SET_IRQS, DEVICE_RESET = BASE + 10, BASE + 11
+DEVICE_GET_REGION_INFO, DEVICE_RESET = BASE + 8, BASE + 11
 IOMMU_GET_INFO, IOMMU_MAP_DMA, IOMMU_UNMAP_DMA = BASE + 12, BASE + 13, BASE + 14
 
 REGION_INFO = struct.Struct("=IIIIQQ")  # argsz, flags, index, cap_offset, size, offset
@@ -25,9 +24,6 @@ CAPABILITY_IOVA_RANGES = 1
 MAP_DMA = struct.Struct("=IIQQQ")  # argsz, flags, vaddr, iova, size
 UNMAP_DMA = struct.Struct("=IIQQ")  # argsz, flags, iova, size
 READ_WRITE = 3
-IRQ_SET = struct.Struct("=IIIII")  # argsz, flags, index, start, count; descriptors follow
-IRQ_EVENTFD_TRIGGER = 1 << 2 | 1 << 5
-MSIX_INDEX = 2
 
 # PCI Local Bus Specification 3.0, section 6.2.2: the command register and its bits.
 COMMAND_OFFSET = 4

@@ -91,12 +91,6 @@ def test_a_disk_that_is_held_for_its_partitions_sake_is_explained_once() -> None
         assert [refusal.code for refusal in found if refusal.code != "content"] == codes
 
 
-def test_without_an_iommu_only_the_administrator_can_allow_it() -> None:
-    controller = replace(SPARE, function=replace(FUNCTION, iommu_group=None))
-    assert [refusal.code for refusal in refusals(controller, machine(controller), POLICY)] == ["no_iommu"]
-    assert refusals(controller, machine(controller), replace(POLICY, noiommu=True)) == ()
-
-
 def test_every_drive_gets_its_verdict() -> None:
     other = replace(SPARE, serial="OTHER", function=function("0000:02:00.0", 0x010802, "nvme", "13"))
     found = verdicts(machine(SPARE, other), POLICY)

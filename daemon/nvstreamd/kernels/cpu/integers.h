@@ -7,12 +7,15 @@
 
 namespace {
 
-// The integer of half `h` of a block, or of the whole where the format has no halves.
-template <class T> [[gnu::always_inline]] inline V dot(const Part& p, const V* magnitudes, const Block& x, int h) {
+// The integer of half `h` of a block, or of the whole where the format has no halves. `magnitudes` gives those of w[i]:
+// kept where many rows of activations share them, computed for a single one, whose registers they would fill.
+template <class T, class M>
+[[gnu::always_inline]] inline V dot(const Part& p, const M& magnitudes, const Block& x, int h) {
     constexpr int N = 8 / T::HALVES;
     const int which = T::HALVES == 1 ? 2 : h;
     if constexpr (T::SIGNED) {
-        return dot_signed<N>(p.w + h * N, magnitudes + h * N, x.q + h * 4 * N, x.whole[which]);
+        const auto of_half = [&](int i) { return magnitudes(h * N + i); };
+        return dot_signed<N>(p.w + h * N, of_half, x.q + h * 4 * N, x.whole[which]);
     } else {
         const V total = dot_unsigned<N, T::GROUP < N ? T::GROUP : N>(p.w + h * N, x.q + h * 4 * N);
         if constexpr (T::OFFSET == 0) return total;
@@ -21,7 +24,8 @@ template <class T> [[gnu::always_inline]] inline V dot(const Part& p, const V* m
     }
 }
 
-template <class T> [[gnu::always_inline]] inline F step(const Part& p, const V* magnitudes, const Block& x, F total) {
+template <class T, class M>
+[[gnu::always_inline]] inline F step(const Part& p, const M& magnitudes, const Block& x, F total) {
     for (int h = 0; h < T::HALVES; h++) {
         total = fma(mul(p.scale[h], splat(x.d)), to_float(dot<T>(p, magnitudes, x, h)), total);
     }
@@ -40,14 +44,15 @@ template <class T, bool ONE, int J>
     if constexpr (J < T::LENGTH / BLOCK) {
         Part p;
         T::template part<J>(rows, head, p);
-        V magnitudes[8];
-        if constexpr (T::SIGNED) {
-            for (int i = 0; i < 8; i++) magnitudes[i] = magnitude(p.w[i]);
-        }
         if constexpr (ONE) {
-            one = step<T>(p, magnitudes, *x, one);
+            one = step<T>(p, [&](int i) { return magnitude(p.w[i]); }, *x, one);
         } else {
-            for (int64_t c = 0; c < width; c++, totals += W) store(totals, step<T>(p, magnitudes, x[c], load(totals)));
+            V magnitudes[8];
+            if constexpr (T::SIGNED) {
+                for (int i = 0; i < 8; i++) magnitudes[i] = magnitude(p.w[i]);
+            }
+            const auto kept = [&](int i) { return magnitudes[i]; };
+            for (int64_t c = 0; c < width; c++, totals += W) store(totals, step<T>(p, kept, x[c], load(totals)));
             totals -= width * W;
         }
         parts<T, ONE, J + 1>(rows, head, x + width, width, totals, one);

@@ -28,7 +28,9 @@ const Kernels* const KERNELS[] = {
 };
 constexpr int KERNEL_COUNT = sizeof KERNELS / sizeof *KERNELS;
 
-constexpr int64_t CHUNK_BYTES = 128 << 10;
+// Rows of activations beyond a tile pass over a chunk again, which must still be in the cache then. Others see it once:
+// longer chunks, since what is prefetched behind a chunk's end is another thread's.
+constexpr int64_t CACHED_CHUNK_BYTES = 128 << 10, CHUNK_BYTES = 512 << 10;
 constexpr int64_t CHUNKS_A_THREAD = 4;
 constexpr int64_t CHUNK_ALIGNMENT = 16;
 constexpr int64_t ALONE = 16 << 10;  // below so many elements waking helpers costs more than it saves
@@ -86,8 +88,9 @@ std::vector<Chunk> cut(const Linear& call, int64_t matrices, int threads) {
     for (int m = 0; m < matrices; m++) {
         const Matrix& matrix = call.matrix[m];
         const int64_t fair = matrix.rows / (CHUNKS_A_THREAD * threads) + 1;
-        const int64_t cached = CHUNK_BYTES / row_bytes(matrix.type, call.columns) + 1;
-        const int64_t step = round_up(std::min(fair, cached), CHUNK_ALIGNMENT);
+        const int64_t longest = call.rows > TILE ? CACHED_CHUNK_BYTES : CHUNK_BYTES;
+        const int64_t most = longest / row_bytes(matrix.type, call.columns) + 1;
+        const int64_t step = round_up(std::min(fair, most), CHUNK_ALIGNMENT);
         for (int64_t begin = 0; begin < matrix.rows; begin += step) {
             chunks.push_back({m, begin, std::min(step, matrix.rows - begin)});
         }

@@ -135,10 +135,10 @@ template <int N, int GROUP> inline V dot_unsigned(const V* w, const int8_t* x) {
 inline V magnitude(V w) { return _mm256_abs_epi8(w); }
 
 // Sum over 4 * N signed weights of each row: the sign moves to the activations. `whole` is their sum, not needed here.
-template <int N> inline V dot_signed(const V* w, const V* magnitudes, const int8_t* x, int32_t) {
+template <int N, class M> inline V dot_signed(const V* w, const M& magnitudes, const int8_t* x, int32_t) {
     V total;
     for (int i = 0; i < N; i++) {
-        const V pairs = _mm256_maddubs_epi16(magnitudes[i], _mm256_sign_epi8(four(x + 4 * i), w[i]));
+        const V pairs = _mm256_maddubs_epi16(magnitudes(i), _mm256_sign_epi8(four(x + 4 * i), w[i]));
         const V part = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
         total = i ? add32(total, part) : part;
     }

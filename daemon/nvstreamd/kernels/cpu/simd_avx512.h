@@ -130,17 +130,19 @@ inline V four(const int8_t* x) { return splat32(dword(reinterpret_cast<const uin
 #if defined(__AVX512VNNI__)
 
 // Two chains: the instruction takes four cycles or more.
-template <int N> inline V dot_bytes(const V* w, const int8_t* x) {
+template <int N, class G> inline V dot_bytes(const G& w, const int8_t* x) {
     V totals[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-    for (int i = 0; i < N; i++) totals[i % 2] = _mm512_dpbusd_epi32(totals[i % 2], w[i], four(x + 4 * i));
+    for (int i = 0; i < N; i++) totals[i % 2] = _mm512_dpbusd_epi32(totals[i % 2], w(i), four(x + 4 * i));
     return add32(totals[0], totals[1]);
 }
 
-template <int N, int> inline V dot_unsigned(const V* w, const int8_t* x) { return dot_bytes<N>(w, x); }
+template <int N, int> inline V dot_unsigned(const V* w, const int8_t* x) {
+    return dot_bytes<N>([&](int i) { return w[i]; }, x);
+}
 
 // Signed weights plus 128 are unsigned; 128 times the sum of the activations is too much then.
 inline V magnitude(V w) { return _mm512_xor_si512(w, splat8(0x80)); }
-template <int N> inline V dot_signed(const V*, const V* raised, const int8_t* x, int32_t whole) {
+template <int N, class M> inline V dot_signed(const V*, const M& raised, const int8_t* x, int32_t whole) {
     return sub32(dot_bytes<N>(raised, x), splat32(whole * 128));
 }
 
@@ -159,12 +161,12 @@ template <int N, int GROUP> inline V dot_unsigned(const V* w, const int8_t* x) {
 }
 
 inline V magnitude(V w) { return _mm512_abs_epi8(w); }
-template <int N> inline V dot_signed(const V* w, const V* magnitudes, const int8_t* x, int32_t) {
+template <int N, class M> inline V dot_signed(const V* w, const M& magnitudes, const int8_t* x, int32_t) {
     V total = _mm512_setzero_si512();
     for (int i = 0; i < N; i++) {
         const V a = four(x + 4 * i);
         const V turned = _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(w[i]), _mm512_setzero_si512(), a);
-        const V pairs = _mm512_maddubs_epi16(magnitudes[i], turned);
+        const V pairs = _mm512_maddubs_epi16(magnitudes(i), turned);
         total = add32(total, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
     }
     return total;

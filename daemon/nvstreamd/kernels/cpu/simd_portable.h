@@ -125,7 +125,7 @@ inline void rows16(const uint8_t* p, size_t stride, V* out) {
 }
 
 // Four products of each dword; the sign of the weights is in the shift.
-template <int N> inline V dot_signed(const V* w, const V*, const int8_t* x, int32_t) {
+template <int N, class M> inline V dot_signed(const V* w, const M&, const int8_t* x, int32_t) {
     V total = splat32(0);
     for (int i = 0; i < N; i++) {
         total += (left<24>(w[i]) >> 24) * splat32(x[4 * i]) + (left<16>(w[i]) >> 24) * splat32(x[4 * i + 1]) +

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nvstreamd.config import Config, load_config
+from nvstreamd.doctor.examine import SCRATCH, examine
+from nvstreamd.doctor.report import as_json, as_text
 from nvstreamd.errors import ClaimRefused, NotFound
 from nvstreamd.hardware.claims import Claims
 from nvstreamd.hardware.eligibility import Policy, refusals
@@ -30,6 +32,10 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         command.set_defaults(run=run)
         return command
 
+    doctor = add("doctor", "says which ways to read work on this machine, and what the others lack", _doctor)
+    doctor.add_argument("--json", action="store_true", help="for programs, with every check that ran")
+    doctor.add_argument("--probe", nargs="?", const=SCRATCH, metavar="FILE",
+                        help="reads up to 64 MiB of FILE, or of a scratch file, through each path; compares, measures")
     add("drives", "lists NVMe drives, and why they may not be claimed", _drives)
     claim = add("claim", "takes a drive that the configuration names from the kernel's driver", _claim)
     claim.add_argument("serial")
@@ -50,6 +56,13 @@ def run(given: argparse.Namespace) -> int:
 def policy_of(config: Config) -> Policy:
     """What the configuration allows."""
     return Policy(frozenset(drive.serial for drive in config.drives))
+
+
+def _doctor(given: argparse.Namespace, config: Config, claims: Claims) -> int:
+    """Exit status 0 when files can be read, through pread or uring."""
+    report = examine(config, claims, policy_of(config), given.probe)
+    sys.stdout.write(as_json(report) if given.json else as_text(report))
+    return 0 if report.serves else 1
 
 
 def _drives(_: argparse.Namespace, config: Config, claims: Claims) -> int:

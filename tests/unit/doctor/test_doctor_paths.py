@@ -1,0 +1,263 @@
+"""Is a path called available exactly where it is, and is every reason why not named with its exact remedy?"""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from nvdma.select import FACTORIES
+from nvstreamd.doctor.ownership import ownership
+from nvstreamd.doctor.paths import PATHS
+from nvstreamd.doctor.report import Reason
+from nvstreamd.doctor.scratch import Trial
+from nvstreamd.hardware.claims import Claims
+from nvstreamd.hardware.eligibility import Policy
+from nvstreamd.hardware.inventory import take
+from nvstreamd.hardware.journal import Journal
+from nvstreamd.hardware.system import System
+from support.fake_kernel import SERIAL, FakeKernel
+from support.machines import MACHINES
+from unit.doctor.rig import ALL_WORK, READ_ALREADY, SPARE, USER, Examined, examined, notes, reasons
+
+NAMES = sorted(path.stem for path in MACHINES.glob("*.tree"))
+DESIGN = ["pread", "uring", "cufile", "p2pdma", "nvme_host", "nvme_vram", "gpu_doorbell"]
+RELEASE = "6.14.0-35-generic"
+DEVICES = "sys/bus/pci/devices"
+GPU, DRIVE = f"{DEVICES}/0000:43:00.0", f"{DEVICES}/0000:44:00.0"
+OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}  Release Build"
+PROPRIETARY = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Wed Jan 1 00:00:00 UTC 2025"
+
+
+def test_where_nothing_is_missing_only_what_nvstreamd_cannot_do_yet_is_left(tmp_path: Path) -> None:
+    found = examined("gpu-server", tmp_path).verdicts()
+    assert list(found) == DESIGN
+    assert {path for path, verdict in found.items() if verdict.is_available} == READ_ALREADY
+    for path in set(DESIGN) - READ_ALREADY:
+        assert len(found[path].reasons) == 1 and "not part of this version" in reasons(found[path]), path
+    assert found["nvme_host"].summary == f"for {SPARE}"
+    assert "nvstreamd claim SPARE001" in notes(found["nvme_host"])
+
+
+def test_what_the_engine_reads_through_is_not_denied() -> None:
+    assert set(FACTORIES) <= READ_ALREADY and len(PATHS) == len(DESIGN)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_implemented_is_available_nowhere_and_every_reason_has_a_check_and_a_remedy(
+    tmp_path: Path, name: str
+) -> None:
+    for path, verdict in examined(name, tmp_path).verdicts().items():
+        assert path in READ_ALREADY or not verdict.is_available
+        assert verdict.checks and all(check.name and check.found for check in verdict.checks), path
+        assert all(each.reason and each.remedy for each in (*verdict.reasons, *verdict.notes)), path
+
+
+# On the server that has everything: the file that is another one, then path, reason and remedy that this brings.
+CHANGES = [
+    ("proc/sys/kernel/osrelease", "5.10.0", "uring", "older than 5.15", "Linux 5.15"),
+    ("proc/sys/kernel/io_uring_disabled", "2", "uring", "io_uring_disabled = 2", "kernel.io_uring_disabled=0"),
+    ("sys/class/iommu", None, "nvme_host", "no IOMMU is at work", "use a kernel with CONFIG_AMD_IOMMU"),
+    (f"lib/modules/{RELEASE}/modules.dep", "", "nvme_host", f"{RELEASE} has no vfio-pci", "CONFIG_VFIO_PCI=m"),
+    (f"lib/modules/{RELEASE}/modules.dep", None, "nvme_host", "has vfio-pci cannot be told", "on the host"),
+    (DRIVE, None, "nvme_host", "this system runs from it", "use another drive"),
+    (f"{DRIVE}/iommu_group", None, "nvme_host", "0000:44:00.0 is in no IOMMU group", "VT-d or AMD-Vi"),
+    ("answers/blkid/nvme1n1", "0\nTYPE=ext4\nUSAGE=filesystem\n", "nvme_host", "ext4", "wipefs --all /dev/nvme1n1"),
+    (GPU, None, "nvme_vram", "there is no NVIDIA GPU", "build one in"),
+    (GPU, None, "p2pdma", "there is no NVIDIA GPU", "build one in"),
+    (f"{GPU}/driver", None, "nvme_vram", "driver none has 0000:43:00.0 (NVIDIA L40S)", "modprobe nvidia"),
+    ("proc/driver/nvidia/version", None, "nvme_vram", "driver is not loaded", "nvidia-open"),
+    ("proc/driver/nvidia/version", PROPRIETARY.format("595.45.04"), "nvme_vram", "(proprietary)", "nvidia-open"),
+    ("proc/driver/nvidia/version", OPEN.format("550.78"), "nvme_vram", "550.78 (open) has no static BAR1", "565 or"),
+    ("proc/driver/nvidia/version", OPEN.format("580.95.05"), "p2pdma", "580.95.05 (open) publishes no", "595 or later"),
+    ("proc/driver/nvidia/version", OPEN.format("570.124.06"), "gpu_doorbell", "no I/O memory on kernel", "575 or"),
+    ("proc/driver/nvidia/params", 'RegistryDwords: "RMForceStaticBar1=1"', "p2pdma", "not set: RmForceDisableIomapWC",
+     'options nvidia NVreg_RegistryDwords="RMForceStaticBar1=1;RmForceDisableIomapWC=1"'),
+    ("proc/driver/nvidia/params", None, "p2pdma", "registry keys cannot be read", "modprobe nvidia"),
+    (f"{GPU}/resource", "0xb0000000 0xb0ffffff 0x0\n0x1000000000 0x100fffffff 0x0", "nvme_vram",
+     "is 256 MiB of 64 GiB", "Above 4G Decoding and Re-Size BAR"),
+    (f"boot/config-{RELEASE}", "# CONFIG_PCI_P2PDMA is not set", "p2pdma", "without CONFIG_PCI_P2PDMA", "Ubuntu's"),
+    (f"boot/config-{RELEASE}", None, "p2pdma", "PCI_P2PDMA cannot be told", "as root"),
+    ("usr/local/cuda/lib64", None, "cufile", "neither libcufile nor kvikio", "pip install kvikio"),
+    ("sys/module/nvidia_fs", None, "cufile", "copy through memory and not say so", "modprobe nvidia-fs"),
+    ("proc/driver/nvidia/gpus/0000:43:00.0/information", "Model: NVIDIA GeForce RTX 3090", "cufile",
+     "does not list 0000:43:00.0 (NVIDIA GeForce RTX 3090)", "data-centre"),
+]
+
+
+@pytest.mark.parametrize(("path", "text", "name", "reason", "remedy"), CHANGES)
+def test_each_thing_that_is_missing_is_named_with_its_remedy(
+    tmp_path: Path, path: str, text: str | None, name: str, reason: str, remedy: str
+) -> None:
+    verdict = examined("gpu-server", tmp_path).put(path, text).verdicts()[name]
+    assert not verdict.is_available
+    assert any(reason in each.reason and remedy in each.remedy for each in verdict.reasons), reasons(verdict)
+
+
+def test_on_the_small_box_everything_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
+    found = examined("small-box", tmp_path).verdicts()
+    assert found["pread"].is_available
+    assert reasons(found["uring"]).count("io_uring") >= 1 and len(found["uring"].reasons) == 1
+    told = reasons(found["nvme_host"])
+    assert "the firmware has VT-d on: add intel_iommu=on to GRUB_CMDLINE_LINUX" in told and "update-grub" in told
+    assert 'serial = "WD000001"' in told and len(found["nvme_host"].reasons) == 2, told
+    module = notes(found["nvme_host"])
+    assert "with DKMS (0.1.0), not built for this kernel" in module and "dkms autoinstall -k 6.1.0-40-amd64" in module
+    # Its kernel is locked down.
+    assert "mokutil --import" in module
+    assert "there is no NVIDIA GPU" in reasons(found["nvme_vram"])
+
+
+@pytest.mark.parametrize(("changes", "remedy"), [
+    ({"proc/cmdline": "ro intel_iommu=off quiet"}, "take intel_iommu=off out of GRUB_CMDLINE_LINUX"),
+    ({"proc/cmdline": "ro intel_iommu=on"}, "CONFIG_INTEL_IOMMU"),
+    ({"sys/firmware/acpi/tables/DMAR": None}, "enable VT-d in the firmware"),
+    ({"sys/firmware/acpi/tables/DMAR": None, "proc/cpuinfo": "vendor_id : AuthenticAMD\n"}, "set IOMMU to Enabled"),
+    ({"sys/firmware/acpi/tables/DMAR": None, "proc/cpuinfo": "vendor_id : X\nflags : fpu hypervisor\n"},
+     "-device intel-iommu"),
+    ({"sys/firmware/acpi/tables/DMAR": None, "proc/cpuinfo": None}, "VT-d, AMD-Vi, SMMU"),
+])
+def test_what_switches_the_iommu_on_depends_on_what_is_in_the_way(
+    tmp_path: Path, changes: dict[str, str | None], remedy: str
+) -> None:
+    machine = examined("small-box", tmp_path)
+    for path, text in changes.items():
+        machine.put(path, text)
+    assert remedy in reasons(machine.verdicts()["nvme_host"])
+
+
+def test_who_runs_from_a_drive_is_not_told_to_name_it_in_the_configuration(tmp_path: Path) -> None:
+    """Nor how to erase it: a remedy is followed."""
+    for name in ("desktop", "homelab"):
+        told = reasons(examined(name, tmp_path / name).verdicts()["nvme_host"])
+        lines = [line for line in told.splitlines() if "this system runs from it" in line]
+        assert lines and all(line.endswith("-> use another drive") for line in lines), told
+    assert "nvme0n1 is part of md0" in told and "swapoff /dev/nvme2n1p1" in told
+
+
+def test_what_the_journal_says_is_claimed_counts_and_nothing_else(tmp_path: Path) -> None:
+    """Half a claim, or one of an earlier start of the machine, is not a drive of ours."""
+    kernel, policy = FakeKernel(tmp_path / "machine"), Policy(frozenset({SERIAL}))
+    kernel.boot()
+    claims = Claims(kernel, Journal(tmp_path / "claims"))
+    assert not ownership(claims, policy).claimed
+    machine = take(kernel)
+    (controller,) = machine.controllers
+    record = claims.claim(controller, claims.plan(controller, machine, policy))
+    assert dict(ownership(claims, policy).claimed) == {record.address: SERIAL}
+    kernel.boot("boot-2")
+    assert not ownership(claims, policy).claimed
+
+
+def claimed(tmp_path: Path) -> Examined:
+    """The server, its spare drive claimed: the kernel's driver shows nothing of it any more."""
+    machine = examined("gpu-server", tmp_path).put(f"{DRIVE}/nvme", None).put(f"{DRIVE}/driver", None)
+    (tmp_path / DRIVE / "driver").symlink_to("../../../../bus/pci/drivers/vfio-pci")
+    return machine.but(claimed={SPARE: "SPARE001"})
+
+
+def test_a_claimed_drive_makes_the_path_available(tmp_path: Path) -> None:
+    found = claimed(tmp_path).verdicts()["nvme_host"]
+    assert found.is_available and "no drive is claimed yet" not in notes(found)
+    assert any(f"{SPARE} (SPARE001) is claimed" in check.found for check in found.checks)
+
+
+def test_who_shares_a_claimed_drives_group_is_named(tmp_path: Path) -> None:
+    """VFIO refuses to open it then, and sends its user here."""
+    machine = claimed(tmp_path)
+    home = tmp_path / DEVICES / "0000:01:00.0"
+    (home / "iommu_group").unlink()
+    (home / "iommu_group").symlink_to("../../../../kernel/iommu_groups/15")
+    told = reasons(machine.verdicts()["nvme_host"])
+    assert "0000:01:00.0 is in IOMMU group 15 as well, and driver nvme holds it" in told and "another slot" in told
+
+
+def test_a_drive_with_vfio_that_nobody_claimed_here_is_not_called_ours(tmp_path: Path) -> None:
+    machine = claimed(tmp_path).but(claimed={})
+    assert "the driver vfio-pci holds 0000:44:00.0" in reasons(machine.verdicts()["nvme_host"])
+    told = reasons(machine.but(process=USER).verdicts()["nvme_host"])
+    assert "without root it cannot be read" in told and "0000:44:00.0" not in told
+
+
+def test_without_root_what_cannot_be_read_is_a_reason_of_its_own(tmp_path: Path) -> None:
+    machine = examined("gpu-server", tmp_path).put("answers/held/nvme1n1", "None").but(process=USER)
+    verdict = machine.verdicts()["nvme_host"]
+    assert verdict.reasons[0].remedy == "sudo nvstreamd doctor" and "without root" in verdict.reasons[0].reason
+    assert "SPARE001" not in reasons(verdict) and "SYSTEM01" in reasons(verdict)
+
+
+def test_where_nothing_can_be_read_only_files_are(tmp_path: Path) -> None:
+    """A container without /sys, and a machine of which nothing is known."""
+    found = Examined(System(tmp_path)).verdicts()
+    assert {path for path, verdict in found.items() if verdict.is_available} == {"pread", "uring"}
+    assert "the kernel shows no PCI device at all" in reasons(found["nvme_host"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_half_of_a_machines_files_missing_is_no_crash(tmp_path: Path, name: str) -> None:
+    for seed in range(12):
+        draw, machine = Random(seed), examined(name, tmp_path / str(seed))
+        for path in sorted(machine.system.root.rglob("*")):
+            if (path.is_symlink() or path.is_file()) and draw.random() < 0.5:
+                path.unlink()
+        found = machine.verdicts()
+        assert {path for path, verdict in found.items() if verdict.is_available} <= READ_ALREADY
+
+
+def test_garbage_in_every_file_is_unknown_and_no_crash(tmp_path: Path) -> None:
+    machine = examined("gpu-server", tmp_path)
+    for path in machine.system.root.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.name != "class" and "answers" not in path.parts:
+            path.write_bytes(b"\xff\x00 nonsense=9999999999999999999999;;= -> \n\n 1 2")
+    assert "cannot be told" in reasons(machine.verdicts()["nvme_host"])
+
+
+def test_a_kernels_configuration_is_found_in_procfs_and_beside_its_modules(tmp_path: Path) -> None:
+    machine = examined("gpu-server", tmp_path).put(f"boot/config-{RELEASE}", None)
+    assert "PCI_P2PDMA cannot be told" in reasons(machine.verdicts()["p2pdma"])
+    machine.put(f"lib/modules/{RELEASE}/config", "CONFIG_PCI_P2PDMA=y\n")
+    assert "PCI_P2PDMA" not in reasons(machine.verdicts()["p2pdma"])
+    (tmp_path / "proc/config.gz").write_bytes(gzip.compress(b"# CONFIG_PCI_P2PDMA is not set\n"))
+    assert "without CONFIG_PCI_P2PDMA" in reasons(machine.verdicts()["p2pdma"])
+    (tmp_path / "proc/config.gz").write_bytes(b"\x1f\x8b torn")
+    assert "PCI_P2PDMA" not in reasons(machine.verdicts()["p2pdma"])
+
+
+def test_a_drive_beside_the_card_reads_differently_from_one_behind_the_processor(tmp_path: Path) -> None:
+    machine = examined("gpu-server", tmp_path)
+    assert "crosses the processor" not in notes(machine.verdicts()["nvme_vram"])
+    machine.put(f"{DEVICES}/0000:42:01.0/secondary_bus_number", None)
+    assert "0000:44:00.0 writes to 0000:43:00.0 crosses the processor" in notes(machine.verdicts()["nvme_vram"])
+
+
+FAILED = Trial("failed", Reason("it failed", "mend it"))
+
+
+@pytest.mark.parametrize("trial", ["store", "direct", "ring", "uring"])
+def test_whatever_was_tried_for_uring_and_failed_is_told(tmp_path: Path, trial: str) -> None:
+    machine = examined("gpu-server", tmp_path).but(trials=replace(ALL_WORK, **{trial: FAILED}))
+    found = machine.verdicts()
+    assert reasons(found["uring"]) == "it failed -> mend it" and found["pread"].is_available
+
+
+def test_the_reason_is_told_once_where_the_kernel_and_the_call_agree(tmp_path: Path) -> None:
+    trials = replace(ALL_WORK, ring=FAILED, uring=FAILED)
+    machine = examined("small-box", tmp_path).but(trials=trials)
+    assert len(machine.verdicts()["uring"].reasons) == 1
+
+
+def test_io_uring_for_a_group_matters_to_the_engines_user(tmp_path: Path) -> None:
+    machine = examined("gpu-server", tmp_path).put("proc/sys/kernel/io_uring_disabled", "1")
+    found = machine.verdicts()["uring"]
+    assert found.is_available and "`engine_user`" in notes(found)
+    found = machine.but(trials=replace(ALL_WORK, ring=FAILED)).verdicts()["uring"]
+    assert not found.is_available and "io_uring_group" in reasons(found)
+
+
+def test_too_little_locked_memory_is_a_note(tmp_path: Path) -> None:
+    found = examined("gpu-server", tmp_path).but(process=USER).verdicts()["uring"]
+    assert found.is_available
+    assert "RLIMIT_MEMLOCK is 8 MiB, less than `memory` (1024 MiB)" in notes(found) and "ulimit -l" in notes(found)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import resource
 import signal
 import socket
 import tempfile
@@ -17,21 +19,42 @@ from nvstreamd.api.guard import Guard
 from nvstreamd.api.permissions import Permissions
 from nvstreamd.config import Config
 from nvstreamd.errors import ConfigError, NvstreamError
+from nvstreamd.hardware.blocks import DriveStore
+from nvstreamd.hardware.claims import Claims
+from nvstreamd.hardware.eligibility import Policy
+from nvstreamd.hardware.holder import ClaimHolder
+from nvstreamd.hardware.journal import Journal
+from nvstreamd.hardware.system import System
 from nvstreamd.supervisor.catalog import Catalog
 from nvstreamd.supervisor.model import ServedModel
+from nvstreamd.supervisor.ways import Machine
 from nvstreamd.systemd import listening_socket, notify
 
 log = logging.getLogger(__name__)
 
 
+def allow_pinning() -> None:
+    """Engines pin the memory that a drive writes to: without privilege they may only as far as ours lets them."""
+    if os.getuid() or resource.getrlimit(resource.RLIMIT_MEMLOCK)[1] == resource.RLIM_INFINITY:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except (OSError, ValueError) as error:
+        log.warning("the limit of pinned memory stays: %s (LimitMEMLOCK=infinity in the service)", error)
+
+
 class App:
     """The daemon: serves until it is told to stop, then drains."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, system: System | None = None) -> None:
         self.config = config
         self.health = server.Health()
         self.guard = Guard(Permissions(config.admin_group))
-        self.catalog = Catalog(config, self._model_changed)
+        policy, journal = Policy(frozenset(drive.serial for drive in config.drives)), Journal(config.claims)
+        system = system or System()
+        self.holder = ClaimHolder(Claims(system, journal), policy)
+        machine = Machine(DriveStore(system, policy, journal), self.holder)
+        self.catalog = Catalog(config, machine, self._model_changed)
         self._background: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -42,6 +65,8 @@ class App:
         async with AsyncExitStack() as stack:
             listener = self._listener(stack)
             private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nvstreamd-")))
+            allow_pinning()
+            self._recover()
             stack.push_async_callback(self.catalog.unload_all)
             await server.start(private / "grpc.sock", self.guard, self.catalog, self.health, stack)
             await Front(listener, private / "grpc.sock").start(stack)
@@ -62,6 +87,14 @@ class App:
                               "another daemon listens there, or its directory is not writable") from error
         stack.callback(self.config.socket.unlink, missing_ok=True)
         return listener
+
+    def _recover(self) -> None:
+        """What an earlier daemon left claimed is given back before anything is claimed anew."""
+        try:
+            self.holder.recover()
+        except NvstreamError as error:
+            # Models on other drives, and in files, are served all the same.
+            log.error("a drive is not given back: %s", error)
 
     async def _load_configured(self) -> None:
         """Loads the configured models, one after the other: each may take what those before it left."""

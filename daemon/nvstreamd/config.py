@@ -60,7 +60,8 @@ class Config(_Checked):
     kv_memory: Size = 256 << 20
     model_directories: tuple[Path, ...] = ()
     models: tuple[ModelConfig, ...] = ()
-    backends: Annotated[tuple[Literal["uring", "pread"], ...], Field(min_length=1)] = ("uring", "pread")
+    backends: Annotated[tuple[Literal["nvme_host", "uring", "pread"], ...], Field(min_length=1)] = (
+        "nvme_host", "uring", "pread")
     kernels: Annotated[tuple[Literal["cpu", "torch"], ...], Field(min_length=1)] = ("cpu", "torch")
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
     max_running: Annotated[int, Field(ge=1, le=256)] = 8

@@ -144,6 +144,18 @@ class ClaimRefused(NvstreamError):
         self.reasons = tuple(reasons)
 
 
+class DriveInUse(NvstreamError):
+    """A drive cannot be opened now: somebody else has it, or it is claimed."""
+
+    status = "FAILED_PRECONDITION"
+
+
+class BadVolume(NvstreamError):
+    """What nvstreamd once wrote to a drive is damaged, of a later version, or a copy of another drive's."""
+
+    status = "FAILED_PRECONDITION"
+
+
 class JournalError(NvstreamError):
     """The journal of claims is in use, or a claim in it cannot be understood."""
 

@@ -222,10 +222,14 @@ class AsyncClient:
         *,
         name: str | None = None,
         directories: Iterable[str | os.PathLike[str]] = (),
+        devices: Iterable[str] = (),
         timeout: float | None = None,
     ) -> AsyncImport:
-        """Packs a GGUF on the daemon's machine: ImportProgress values, then the Model."""
-        request = requests.import_model(source, name, directories)
+        """Packs a GGUF on the daemon's machine: ImportProgress values, then the Model.
+
+        `devices`: serial numbers of drives that its configuration names; instead of `directories`.
+        """
+        request = requests.import_model(source, name, directories, devices)
         return AsyncImport(self._models.Import(request, timeout=timeout), self.socket)
 
     async def status(self, *, timeout: float | None = None) -> DaemonStatus:

@@ -199,10 +199,14 @@ class Client:
         *,
         name: str | None = None,
         directories: Iterable[str | os.PathLike[str]] = (),
+        devices: Iterable[str] = (),
         timeout: float | None = None,
     ) -> Import:
-        """Packs a GGUF on the daemon's machine: ImportProgress values, then the Model."""
-        request = requests.import_model(source, name, directories)
+        """Packs a GGUF on the daemon's machine: ImportProgress values, then the Model.
+
+        `devices`: serial numbers of drives that its configuration names; instead of `directories`.
+        """
+        request = requests.import_model(source, name, directories, devices)
         return Import(self._models.Import(request, timeout=timeout), self.socket)
 
     def status(self, *, timeout: float | None = None) -> DaemonStatus:

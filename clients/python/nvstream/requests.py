@@ -86,11 +86,16 @@ def load(model: str, budget: Size | None, kv_budget: Size | None, backend: str |
 
 
 def import_model(
-    source: str | os.PathLike[str], name: str | None, directories: Iterable[str | os.PathLike[str]]
+    source: str | os.PathLike[str],
+    name: str | None,
+    directories: Iterable[str | os.PathLike[str]],
+    devices: Iterable[str],
 ) -> models_pb2.ImportRequest:
     """A request to pack a GGUF. Paths become absolute here: the daemon's working directory is another."""
     request = models_pb2.ImportRequest(
-        source=os.path.abspath(source), directories=[os.path.abspath(one) for one in directories]
+        source=os.path.abspath(source),
+        directories=[os.path.abspath(one) for one in directories],
+        devices=devices,
     )
     if name is not None:
         request.name = name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from nvstream.v1 import models_pb2 as models
@@ -12,7 +12,7 @@ from nvstreamd.api.guard import Guard
 from nvstreamd.api.rpc_errors import abort
 from nvstreamd.errors import InvalidRequest, NvstreamError
 from nvstreamd.supervisor.catalog import NAME, Catalog, as_message, model_name
-from nvstreamd.supervisor.jobs import pack
+from nvstreamd.supervisor.jobs import PackOrder, pack
 
 
 class Models(ModelsServicer):
@@ -48,7 +48,7 @@ class Models(ModelsServicer):
             self.guard.admit(context, "nvstream.v1.Models/Import")
             source = Path(request.source)
             name = request.name if request.HasField("name") else model_name(source)
-            self._check_import(source, name, request.directories)
+            self._check_import(source, name, request)
             self._importing.add(name)
             try:
                 async for response in self._import(source, name, request):
@@ -58,7 +58,7 @@ class Models(ModelsServicer):
         except NvstreamError as error:
             await abort(context, error)
 
-    def _check_import(self, source: Path, name: str, directories: Iterable[str]) -> None:
+    def _check_import(self, source: Path, name: str, request: models.ImportRequest) -> None:
         if not source.is_absolute():
             raise InvalidRequest(f"source {str(source)[:200]!r} is not absolute", "give the whole path", field="source")
         if NAME.fullmatch(name) is None:
@@ -68,17 +68,15 @@ class Models(ModelsServicer):
         served = self.catalog.served.get(name)
         if served is not None and served.state != models.MODEL_STATE_FAILED:
             raise InvalidRequest(f"{name} is loaded", "unload it, or choose another name", field="name")
-        relative = [d for d in directories if not Path(d).is_absolute()]
-        if relative:
-            raise InvalidRequest(f"directory {relative[0]!r} is not absolute", "give the whole path",
-                                 field="directories")
+        _check_places(request.directories, request.devices)
 
     async def _import(self, source: Path, name: str,
                       request: models.ImportRequest) -> AsyncIterator[models.ImportResponse]:
         # The manifest goes to the store, so that the model is found again.
         store = self.catalog.config.store
-        directories = [Path(directory) for directory in request.directories] or [store]
-        async for report in pack(source, name, store, directories, self.catalog.config.engine_user):
+        directories = [Path(directory) for directory in request.directories]
+        order = PackOrder(source, name, store, directories or ([] if request.devices else [store]), request.devices)
+        async for report in pack(order, self.catalog.machine.blocks, self.catalog.config.engine_user):
             if isinstance(report, models.ImportProgress):
                 yield models.ImportResponse(progress=report)
             else:
@@ -110,3 +108,14 @@ class Models(ModelsServicer):
             return models.UnloadResponse()
         except NvstreamError as error:
             await abort(context, error)
+
+
+def _check_places(directories: Sequence[str], devices: Sequence[str]) -> None:
+    relative = [d for d in directories if not Path(d).is_absolute()]
+    if relative:
+        raise InvalidRequest(f"directory {relative[0]!r} is not absolute", "give the whole path", field="directories")
+    if directories and devices:
+        raise InvalidRequest("both directories and devices are named", "segments go to one or the other",
+                             field="devices")
+    if len(set(devices)) != len(devices):
+        raise InvalidRequest("a drive is named twice", "name each serial number once", field="devices")

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeGuard
 
 from nvstreamd.engine.channel import Channel
 from nvstreamd.errors import NvstreamError, ProtocolError
-from nvstreamd.weights.files import OpenFile, adopt, open_all
-from nvstreamd.wire.engine_pb2 import File, Load, Pack, ToEngine
+from nvstreamd.weights.files import OpenFile, adopt
+from nvstreamd.wire.engine_pb2 import Device, File, Load, Pack, ToEngine
 
 
 def main() -> int:
@@ -39,17 +40,30 @@ def _dispatch(channel: Channel, command: ToEngine, fds: list[int]) -> None:
     if kind == "describe":
         _describe(channel, _files(command.describe.files, fds))
     elif kind == "pack":
-        _pack(channel, command.pack, _files(command.pack.files, fds))
+        both = _files([*command.pack.files, *command.pack.devices], fds)
+        files = len(command.pack.files)
+        _pack(channel, command.pack, both[:files], both[files:])
     elif kind == "load":
-        _serve(channel, command.load, _files(command.load.files, fds))
+        own = sum(not _is_claimed(file) for file in command.load.files)
+        _serve(channel, command.load, _files(command.load.files, fds[:own]), fds[own:])
     else:
         raise ProtocolError(f"an engine cannot begin with {kind}")
 
 
-def _files(names: Sequence[File], fds: list[int]) -> list[OpenFile]:
-    if len(names) != len(fds) or not fds:
+def _files(names: Sequence[File | Device], fds: list[int]) -> list[OpenFile]:
+    """Each with its descriptor; parts on claimed drives have none."""
+    if len(fds) != sum(not _is_claimed(name) for name in names) or not fds:
         raise ProtocolError(f"{len(names)} files came with {len(fds)} descriptors")
-    return [adopt(fd, name.path) for name, fd in zip(names, fds, strict=True)]
+    given = iter(fds)
+    return [_claimed(name) if _is_claimed(name) else adopt(next(given), name.path) for name in names]
+
+
+def _is_claimed(name: File | Device) -> TypeGuard[File]:
+    return isinstance(name, File) and name.HasField("claimed_bytes")
+
+
+def _claimed(name: File) -> OpenFile:
+    return OpenFile(-1, name.path, name.claimed_bytes, 0, 0)
 
 
 def _describe(channel: Channel, files: list[OpenFile]) -> None:
@@ -59,9 +73,11 @@ def _describe(channel: Channel, files: list[OpenFile]) -> None:
     channel.send(FromEngine(described=Described(facts=facts(read_model(files)), path=files[0].path)))
 
 
-def _pack(channel: Channel, command: Pack, files: list[OpenFile]) -> None:
+def _pack(channel: Channel, command: Pack, files: list[OpenFile], blocks: list[OpenFile]) -> None:
     from nvstream.v1.models_pb2 import ImportProgress
     from nvstreamd.engine.describe import facts, read_model
+    from nvstreamd.engine.packing import GivenDrives, targets_of
+    from nvstreamd.weights.drive_files import open_files
     from nvstreamd.weights.importer import Importer, Progress
     from nvstreamd.weights.store import files_of
     from nvstreamd.wire.engine_pb2 import Described, FromEngine, PackProgress
@@ -72,20 +88,20 @@ def _pack(channel: Channel, command: Pack, files: list[OpenFile]) -> None:
         message = ImportProgress(bytes_done=progress.done, bytes_total=progress.total, bytes_resumed=progress.resumed)
         channel.send(FromEngine(pack_progress=PackProgress(progress=message)))
 
-    directories = [Path(directory) for directory in command.directories]
-    importer = Importer(command.name, model.manifest, model.data, directories, Path(command.home))
+    importer = Importer(command.name, model.manifest, model.data, targets_of(command, blocks), Path(command.home))
     home = importer.run(report)
     with ExitStack() as stack:
-        packed = read_model(open_all(files_of(home), stack))
+        packed = read_model(open_files(files_of(home), GivenDrives(command.devices, blocks), stack))
         channel.send(FromEngine(described=Described(facts=facts(packed), path=str(home))))
 
 
-def _serve(channel: Channel, command: Load, files: list[OpenFile]) -> None:
+def _serve(channel: Channel, command: Load, files: list[OpenFile], fds: list[int]) -> None:
     """The only branch that imports kernels."""
+    from nvstreamd.engine.claimed import ClaimedDrives
     from nvstreamd.engine.service import serve
 
     with ExitStack() as stack:
-        serve(channel, command, files, stack)
+        serve(channel, command, files, ClaimedDrives(command.drives, fds), stack)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ from nvstream.v1.models_pb2 import MODEL_FORMAT_GGUF, MODEL_FORMAT_PACKED, Model
 from nvstreamd.architectures.hyper import Hyper, parse
 from nvstreamd.architectures.registry import FAMILIES
 from nvstreamd.weights import gguf, store
+from nvstreamd.weights.drive_files import at_home
 from nvstreamd.weights.files import OpenFile
 from nvstreamd.weights.manifest import Manifest, in_place
 from nvstreamd.weights.placement import minimum_budget
+from nvstreamd.weights.stored import FIRST_PART
 
 KV_BYTES_PER_ELEMENT = 2
 
@@ -30,7 +32,8 @@ def read_model(files: Sequence[OpenFile]) -> ModelFile:
     """Reads GGUF parts, or a packed store's manifest, header and parts. Raises BadModelFile."""
     if Path(files[0].path).name == store.MANIFEST_NAME:
         manifest = store.read(files)
-        data = tuple(files[store.FIRST_PART :])
+        data = tuple(at_home(file, home) for file, home in
+                     zip(files[FIRST_PART:], manifest.homes, strict=True))
     else:
         manifest = in_place(gguf.read(list(files)))
         data = tuple(files)

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from nvdma.select import Selection, probe
 from nvdma.types import Source
 from nvstream.v1.models_pb2 import Placement
 from nvstreamd.architectures.decoder import decoder_layer, inverse_frequencies, rope_angles
+from nvstreamd.engine.claimed import ClaimedDrives, samples
 from nvstreamd.engine.describe import ModelFile
 from nvstreamd.engine.kv_store import bytes_per_token, heads_of, make_cache
 from nvstreamd.engine.runner import Runner
@@ -42,13 +43,17 @@ MEASURE_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a load asks for: ceilings in bytes, backends and kernels in order of preference, compute threads."""
+    """What a load asks for: ceilings in bytes, backends and kernels in order of preference, compute threads.
+
+    `drives` are those that the daemon claimed for it: then nothing else can read them.
+    """
 
     budget: int
     kv_budget: int
     backends: tuple[str, ...]
     kernels: tuple[str, ...]
     threads: int
+    drives: ClaimedDrives = field(default_factory=lambda: ClaimedDrives((), ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +122,23 @@ def load(model: ModelFile, wishes: Wishes, stack: ExitStack) -> Loaded:
     return Loaded(runner, streamer, chosen, rates, selection, pages, slots, kernels.notes)
 
 
+def _sources(model: ModelFile) -> list[Source]:
+    return [Source(file.fd, file.path, file.size) for file in model.data]
+
+
 def _select(model: ModelFile, wishes: Wishes, arena: Arena) -> Selection:
-    sources = [Source(file.fd, file.path, file.size) for file in model.data]
-    return probe(wishes.backends, sources, arena, DEPTH)
+    if not wishes.drives:
+        return probe(wishes.backends, _sources(model), arena, DEPTH)
+    made = wishes.drives.factories(model)
+    return probe(wishes.backends, _sources(model), arena, DEPTH, factories=made, known=samples(model))
 
 
 def read_rate(backend: Backend, model: ModelFile, arena: Arena) -> float:
     """Bytes a second of the backend alone over the segments of a pass."""
-    sources = [Source(file.fd, file.path, file.size) for file in model.data]
+    sources = _sources(model)
     extents = [RawExtent(e.file, e.offset, e.length) for s in model.manifest.passes_over for e in s.extents]
     depth = max(1, min(backend.facts.depth, arena.nbytes // BLOCK))
-    block = min(BLOCK, arena.nbytes // depth // ALIGNMENT * ALIGNMENT)
+    block = min(BLOCK, backend.facts.max_read, arena.nbytes // depth // ALIGNMENT * ALIGNMENT)
     found = measure(backend, sources, arena, block, depth, seconds=MEASURE_SECONDS, limit=MEASURE_BYTES,
                     extents=extents)
     return found.bytes_per_second

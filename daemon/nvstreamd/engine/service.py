@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from nvstreamd.engine.channel import Channel
+from nvstreamd.engine.claimed import ClaimedDrives
 from nvstreamd.engine.describe import facts, read_model
 from nvstreamd.engine.kv_pages import KvPages
 from nvstreamd.engine.load import Wishes, load, placement_message
@@ -18,12 +19,12 @@ from nvstreamd.wire.engine_pb2 import FromEngine, Load
 from nvstreamd.wire.engine_pb2 import Loaded as LoadedMessage
 
 
-def serve(channel: Channel, command: Load, files: Sequence[OpenFile], stack: ExitStack) -> None:
+def serve(channel: Channel, command: Load, files: Sequence[OpenFile], drives: ClaimedDrives, stack: ExitStack) -> None:
     """Loads and serves until the daemon is gone. Raises NvstreamError."""
-    model = read_model(files)
+    model = drives.attach(read_model(files))
     tokenizer = load_tokenizer(files[0].path, model.manifest.metadata, model.hyper.vocabulary)
     wishes = Wishes(command.budget, command.kv_budget, tuple(command.backends), tuple(command.kernels),
-                    command.threads)
+                    command.threads, drives)
     loaded = load(model, wishes, stack)
     limit = min(model.hyper.context, loaded.kv_pages * PAGE_TOKENS, command.max_context or model.hyper.context)
     prompts = Prompts(model.manifest.metadata, tokenizer, model.hyper.vocabulary, limit)

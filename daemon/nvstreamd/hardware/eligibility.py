@@ -34,8 +34,12 @@ class Policy:
 
 def refusals(controller: NvmeController, machine: Machine, policy: Policy) -> tuple[Refusal, ...]:
     """Every reason against taking this drive; none: it may be taken."""
-    return (*_identity(controller, machine, policy), *_kernel_use(controller), *_content(controller),
-            *_isolation(controller, machine))
+    return (*not_to_spare(controller, machine, policy), *_isolation(controller, machine))
+
+
+def not_to_spare(controller: NvmeController, machine: Machine, policy: Policy) -> tuple[Refusal, ...]:
+    """Every reason against writing to this drive through the kernel's driver, which needs no IOMMU."""
+    return (*_identity(controller, machine, policy), *_kernel_use(controller), *_content(controller))
 
 
 def verdicts(machine: Machine, policy: Policy) -> tuple[tuple[NvmeController, tuple[Refusal, ...]], ...]:

@@ -78,6 +78,10 @@ class System:
             return True if error.errno == errno.EBUSY else None
         return False
 
+    def open_device(self, device: str, flags: int) -> int:
+        """A descriptor of a block device. Raises OSError."""
+        return os.open(self.root / "dev" / device, flags)
+
     def is_open(self, path: str) -> bool:
         """Whether a process has a device node open that only one may have."""
         try:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from nvstream.v1.models_pb2 import ImportProgress, ModelFacts
-from nvstreamd.errors import from_wire
+from nvstreamd.errors import InvalidRequest, from_wire
+from nvstreamd.supervisor.opening import open_model, opened
 from nvstreamd.supervisor.process import EngineProcess, named
-from nvstreamd.weights.files import OpenFile, open_all, parts_of
-from nvstreamd.weights.store import SUFFIX, files_of
-from nvstreamd.wire.engine_pb2 import Describe, Described, FromEngine, Pack, ToEngine
+from nvstreamd.weights.drive_files import Drives
+from nvstreamd.weights.files import MOST_PARTS, OpenFile
+from nvstreamd.wire.engine_pb2 import Describe, Described, Device, FromEngine, Pack, ToEngine
+
+# An import takes the first namespace of a drive.
+NSID = 1
 
 
-def paths_of(path: Path) -> list[Path]:
-    """All files of the model at `path`: GGUF parts, or what a packed directory consists of. Raises NvstreamError."""
-    return files_of(path) if path.suffix == SUFFIX else parts_of(path)
+@dataclass(frozen=True, slots=True)
+class PackOrder:
+    """A model to import: its first file, its name, where the manifest goes, and directories or else serial numbers."""
+
+    source: Path
+    name: str
+    home: Path
+    directories: Sequence[Path]
+    devices: Sequence[str]
 
 
 def checked(report: FromEngine) -> FromEngine:
@@ -27,10 +38,10 @@ def checked(report: FromEngine) -> FromEngine:
     return report
 
 
-async def describe(path: Path, user: str | None) -> ModelFacts:
+async def describe(path: Path, drives: Drives, user: str | None) -> ModelFacts:
     """What a model needs. Raises NvstreamError naming file, field and remedy."""
     with ExitStack() as stack:
-        files = open_all(paths_of(path), stack)
+        files = await opened(lambda own: open_model(path, drives, own), stack)
         engine = EngineProcess(user)
         await engine.start(ToEngine(describe=Describe(files=named(files))), files)
         try:
@@ -39,14 +50,20 @@ async def describe(path: Path, user: str | None) -> ModelFacts:
             await engine.stop()
 
 
-async def pack(path: Path, name: str, home: Path, directories: Sequence[Path],
-               user: str | None) -> AsyncIterator[ImportProgress | Described]:
+async def pack(order: PackOrder, drives: Drives, user: str | None) -> AsyncIterator[ImportProgress | Described]:
     """Progress of an import, then its result. Raises NvstreamError; closing the iterator stops the import."""
     with ExitStack() as stack:
-        files: list[OpenFile] = open_all(paths_of(path), stack)
-        command = Pack(files=named(files), name=name, home=str(home), directories=list(map(str, directories)))
+        files = await opened(lambda own: open_model(order.source, drives, own), stack)
+        blocks = await opened(lambda own: _open_blocks(order.devices, drives, own), stack)
+        if len(files) + len(blocks) > MOST_PARTS:
+            raise InvalidRequest(f"{len(files)} files and {len(blocks)} drives are too many",
+                                 f"at most {MOST_PARTS} together", field="devices")
+        devices = [Device(serial=serial, nsid=NSID, path=block.path)
+                   for serial, block in zip(order.devices, blocks, strict=True)]
+        command = Pack(files=named(files), name=order.name, home=str(order.home),
+                       directories=list(map(str, order.directories)), devices=devices)
         engine = EngineProcess(user)
-        await engine.start(ToEngine(pack=command), files)
+        await engine.start(ToEngine(pack=command), [*files, *blocks])
         try:
             while True:
                 report = checked(await engine.receive())
@@ -56,3 +73,7 @@ async def pack(path: Path, name: str, home: Path, directories: Sequence[Path],
                 yield report.pack_progress.progress
         finally:
             await engine.stop()
+
+
+def _open_blocks(serials: Sequence[str], drives: Drives, stack: ExitStack) -> list[OpenFile]:
+    return [drives.open_block(serial, NSID, write=True, stack=stack) for serial in serials]

@@ -10,18 +10,16 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from nvstream.v1 import inference_pb2 as public
 from nvstream.v1 import models_pb2 as models
 from nvstreamd.errors import EngineLost, ModelNotReady, NvstreamError, ProtocolError, from_wire
-from nvstreamd.supervisor.jobs import checked, paths_of
-from nvstreamd.supervisor.process import EngineProcess, named
+from nvstreamd.supervisor.lane import Lane
 from nvstreamd.supervisor.stream import Encoding, Stream
-from nvstreamd.weights.files import OpenFile, open_all
-from nvstreamd.wire.engine_pb2 import Cancel, Encode, FromEngine, Load, Run, Stats, ToEngine
+from nvstreamd.supervisor.ways import Machine
+from nvstreamd.wire.engine_pb2 import Cancel, Encode, FromEngine, Load, Loaded, Run, Stats, ToEngine
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +33,7 @@ class LoadOrder:
     command: Load
     user: str | None
     restarts: int
+    machine: Machine
 
 
 class ServedModel:
@@ -51,9 +50,7 @@ class ServedModel:
         self.streams: dict[int, Stream] = {}
         self._state_changed = state_changed
         self._encodings: dict[int, Encoding] = {}
-        self._engine = EngineProcess(order.user)
-        self._files: list[OpenFile] = []
-        self._stack = ExitStack()
+        self._lane = Lane(order.name, order.path, order.command, order.user, order.machine)
         self._life: asyncio.Task[None] | None = None
         self._next_id = 1
         self._lost_in_a_row = 0
@@ -61,7 +58,7 @@ class ServedModel:
     @property
     def pid(self) -> int | None:
         """The engine's process id."""
-        return self._engine.pid
+        return self._lane.pid
 
     @property
     def memory(self) -> int:
@@ -88,16 +85,13 @@ class ServedModel:
             self._life.cancel()
             await asyncio.wait([self._life])
         self._fail_all(self._unloaded())
-        await self._engine.stop()
-        self._stack.close()
+        await self._lane.end()
         self._become(models.MODEL_STATE_UNLOADED)
 
     async def _live(self, loaded: asyncio.Future[None]) -> None:
         """From the first engine to the end of the model, by its unloading or by an error."""
         try:
-            self._files = open_all(paths_of(self.order.path), self._stack)
-            await self._start_engine()
-            self._serve()
+            self._serve(await self._lane.begin())
             loaded.set_result(None)
             await self._watch()
         except Exception as found:
@@ -120,7 +114,7 @@ class ServedModel:
         stream = Stream(run)
         self.streams[run.id] = stream
         if self.state == models.MODEL_STATE_SERVING:
-            self._engine.send(ToEngine(run=run))
+            self._lane.send(ToEngine(run=run))
         elif self.state == models.MODEL_STATE_LOADING:
             stream.progress(public.PHASE_LOADING)
         else:
@@ -130,7 +124,7 @@ class ServedModel:
     def cancel(self, stream: Stream) -> None:
         """Frees the request's slot before the next pass; nothing happens when it has ended."""
         if self.streams.pop(stream.run.id, None) is not None:
-            self._engine.send(ToEngine(cancel=Cancel(id=stream.run.id)))
+            self._lane.send(ToEngine(cancel=Cancel(id=stream.run.id)))
 
     async def encode(self, call: Encode) -> list[int]:
         """Token ids of a text or a conversation, once there is an engine to ask. Raises NvstreamError."""
@@ -138,7 +132,7 @@ class ServedModel:
         answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         self._encodings[call.id] = Encoding(call, answer)
         if self.state == models.MODEL_STATE_SERVING:
-            self._engine.send(ToEngine(encode=call))
+            self._lane.send(ToEngine(encode=call))
         try:
             return await answer
         finally:
@@ -153,24 +147,19 @@ class ServedModel:
         log.info("model %s: %s", self.order.name, models.ModelState.Name(state))
         self._state_changed(self)
 
-    def _serve(self) -> None:
+    def _serve(self, loaded: Loaded) -> None:
         """Gives the engine everything that waits for one."""
+        self.facts, self.placement = loaded.facts, loaded.placement
+        self._note()
         self._become(models.MODEL_STATE_SERVING)
         for stream in self.streams.values():
-            self._engine.send(ToEngine(run=stream.run))
+            self._lane.send(ToEngine(run=stream.run))
         for encoding in self._encodings.values():
-            self._engine.send(ToEngine(encode=encoding.call))
+            self._lane.send(ToEngine(encode=encoding.call))
 
-    async def _start_engine(self) -> None:
-        for file in self._files:
-            file.check_unchanged()
-        self._engine = EngineProcess(self.order.user)
-        command = Load()
-        command.CopyFrom(self.order.command)
-        command.files.extend(named(self._files))
-        await self._engine.start(ToEngine(load=command), self._files)
-        loaded = checked(await self._engine.receive()).loaded
-        self.facts, self.placement = loaded.facts, loaded.placement
+    def _note(self) -> None:
+        """What is to be known of the engine that serves, in `status` and in the log."""
+        self.placement.notes.extend(self._lane.given_up)
         if os.getuid() == 0 and self.order.user is None:
             self.placement.notes.append("the engine runs as root: name an unprivileged user in `engine_user`")
         for note in self.placement.notes:
@@ -180,27 +169,39 @@ class ServedModel:
         """Takes the engine's reports for as long as the model can go on. Raises NvstreamError."""
         while True:
             try:
-                self._take(await self._engine.receive())
+                self._take(await self._lane.receive())
             except EngineLost as error:
                 log.warning("model %s: %s", self.order.name, error)
-                await self._recover(error)
+                self._serve(await self._recover(error))
+            except NvstreamError as error:
+                # It cannot go on where it is: its drive failed, or its bytes are wrong.
+                if not self._lane.has_other:
+                    raise
+                self._serve(await self._recover(error))
 
-    async def _recover(self, cause: EngineLost) -> None:
-        """Starts another engine, which goes on behind the tokens already sent. Raises NvstreamError."""
+    async def _recover(self, cause: NvstreamError) -> Loaded:
+        """Another engine, which goes on behind the tokens already sent. Raises NvstreamError."""
         self._become(models.MODEL_STATE_RECOVERING)
         for stream in self.streams.values():
             stream.progress(public.PHASE_RECOVERING, len(stream.run.sent_token_ids))
+        try:
+            return await self._replace(cause)
+        except NvstreamError as error:
+            await self._lane.give_up(error)
+            self._lost_in_a_row = 0
+            return await self._lane.begin()
+
+    async def _replace(self, cause: NvstreamError) -> Loaded:
+        """Another engine on the same way, unless that is what failed. Raises NvstreamError."""
+        if not isinstance(cause, EngineLost):
+            raise cause
         while self._lost_in_a_row < self.order.restarts:
             self._lost_in_a_row += 1
             self.restarts += 1
-            await self._engine.stop()
             try:
-                await self._start_engine()
+                return await self._lane.restart()
             except EngineLost as error:
                 cause = error
-                continue
-            self._serve()
-            return
         raise EngineLost(f"{cause.message}, after {self._lost_in_a_row} replacements in a row", cause.hint)
 
     async def _give_up(self, error: NvstreamError) -> None:
@@ -208,8 +209,7 @@ class ServedModel:
         self.error = str(error)
         self._become(models.MODEL_STATE_FAILED)
         self._fail_all(error)
-        await self._engine.stop()
-        self._stack.close()
+        await self._lane.end()
 
     def _fail_all(self, error: NvstreamError) -> None:
         for stream in self.streams.values():

@@ -19,8 +19,8 @@ END_SECONDS = 10.0
 
 
 def named(files: Sequence[OpenFile]) -> list[File]:
-    """The files as an engine's first command names them."""
-    return [File(path=file.path) for file in files]
+    """The files as an engine's first command names them; what has no descriptor is on a claimed drive."""
+    return [File(path=file.path) if file.fd >= 0 else File(path=file.path, claimed_bytes=file.size) for file in files]
 
 
 class Identity(TypedDict, total=False):
@@ -58,15 +58,15 @@ class EngineProcess:
             return None
         return self._process.pid
 
-    async def start(self, command: ToEngine, files: Sequence[OpenFile]) -> None:
-        """Starts the child and gives it its first command, the files' descriptors beside it."""
+    async def start(self, command: ToEngine, files: Sequence[OpenFile], more: Sequence[int] = ()) -> None:
+        """Starts the child and gives it its first command, the files' descriptors and then `more` beside it."""
         ours, theirs = socket.socketpair()
         with theirs:
             await self._spawn(theirs.fileno())
         message = frame(command.SerializeToString())
         try:
             # The child reads at once and the message is small: this cannot block for long.
-            sent = socket.send_fds(ours, [message], [file.fd for file in files])
+            sent = socket.send_fds(ours, [message], [*(file.fd for file in files if file.fd >= 0), *more])
             ours.sendall(message[sent:])
         except OSError as error:
             ours.close()
@@ -103,6 +103,11 @@ class EngineProcess:
         assert self._process is not None
         status = await self._process.wait()
         return f"by signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+
+    def kill(self) -> None:
+        """Ends the engine at once, without waiting; `receive` then says so."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
 
     async def stop(self) -> None:
         """Closes the channel, which ends the engine after its pass; kills it when that takes too long."""

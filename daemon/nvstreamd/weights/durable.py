@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nvstreamd.weights.files import OpenFile
@@ -15,20 +15,14 @@ from nvstreamd.weights.manifest import Segment
 COPY = 8 << 20
 
 
-def journaled(path: Path, identity: str) -> dict[str, int]:
-    """What the journal vouches for, up to the first line that an interruption left unreadable."""
-    try:
-        first, *lines = path.read_text(errors="replace").split("\n")[:-1]
-    except (FileNotFoundError, ValueError):
-        return {}
-    known: dict[str, int] = {}
-    try:
-        for line in lines if first == identity else ():
-            name, checksum = json.loads(line)
-            known[str(name)] = int(checksum, 16)
-    except (ValueError, TypeError, RecursionError):
-        pass
-    return known
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`size` bytes of a descriptor from byte `base` on: a file from its beginning, or a stretch of a drive."""
+
+    fd: int
+    path: str
+    base: int
+    size: int
 
 
 def open_plain(path: Path) -> int:
@@ -40,13 +34,14 @@ def open_plain(path: Path) -> int:
     return fd
 
 
-def gather(segment: Segment, parts: Sequence[int]) -> bytearray:
+def gather(segment: Segment, parts: Sequence[Part]) -> bytearray:
     """A written segment, read back."""
     content = bytearray(segment.nbytes)
     view = memoryview(content)
     for extent in segment.extents:
+        part = parts[extent.file]
         for begin, chunk in chunks(view[extent.target : extent.target + extent.length]):
-            os.preadv(parts[extent.file], [chunk], extent.offset + begin)
+            os.preadv(part.fd, [chunk], part.base + extent.offset + begin)
     return content
 
 
@@ -71,12 +66,22 @@ def write(fd: int, view: memoryview, offset: int) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file so that it is there whole or not at all, also after a power cut."""
+    put_in_place(write_beside(path, content), path)
+
+
+def write_beside(path: Path, content: bytes) -> Path:
+    """Writes what will be the file `path`, durable but under another name, which is returned."""
     scratch = path.with_suffix(path.suffix + ".tmp")
     scratch.unlink(missing_ok=True)
     with scratch.open("xb") as out:
         out.write(content)
         out.flush()
         os.fsync(out.fileno())
+    return scratch
+
+
+def put_in_place(scratch: Path, path: Path) -> None:
+    """Gives what `write_beside` wrote its name."""
     scratch.rename(path)
     sync_directory(path.parent)
 

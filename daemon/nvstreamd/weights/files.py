@@ -25,7 +25,10 @@ PAGE = mmap.PAGESIZE
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """An O_RDONLY descriptor with what fstat said when it was opened. `path` serves messages only."""
+    """A descriptor with what fstat said when it was opened. `path` serves messages only.
+
+    `size` is a file's length in bytes, or a block device's capacity.
+    """
 
     fd: int
     path: str
@@ -72,7 +75,8 @@ class OpenFile:
 def adopt(fd: int, path: str) -> OpenFile:
     """Facts about a descriptor that is already open."""
     facts = os.fstat(fd)
-    return OpenFile(fd, path, facts.st_size, facts.st_mtime_ns, facts.st_ino)
+    # fstat says 0 of a block device. Every read here names its offset: nobody misses the position.
+    return OpenFile(fd, path, os.lseek(fd, 0, os.SEEK_END), facts.st_mtime_ns, facts.st_ino)
 
 
 def open_regular(path: Path, *, follow: bool = True) -> int:

@@ -2,6 +2,8 @@
 
 Each finished segment is written, synced and noted in a journal with its checksum. A later attempt reads such segments
 back and goes on behind them. The manifest comes last, by rename: nothing half-written is ever taken for whole.
+
+On drives an older model of the name lies elsewhere, and stays whole until header and manifest are exchanged.
 """
 
 from __future__ import annotations
@@ -15,39 +17,40 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import xxhash
 
-from nvstreamd.errors import InvalidRequest, StorageError, StorageFull
+from nvstreamd.errors import InvalidRequest, NvstreamError, StorageError, StorageFull
+from nvstreamd.weights.attempts import JOURNAL_NAME, Attempt, begin_journal, earlier
 from nvstreamd.weights.durable import (
     COPY,
+    Part,
     gather,
-    journaled,
-    open_plain,
+    put_in_place,
     read_into,
     sync_directory,
     write,
-    write_whole,
+    write_beside,
 )
 from nvstreamd.weights.files import OpenFile
 from nvstreamd.weights.gguf import read_header
 from nvstreamd.weights.layout import lay_out
 from nvstreamd.weights.manifest import Manifest, Segment
-from nvstreamd.weights.placement import MIB, mib
-from nvstreamd.weights.store import (
-    HEADER_NAME,
-    LARGEST_MANIFEST,
-    MANIFEST_NAME,
+from nvstreamd.weights.placement import mib
+from nvstreamd.weights.store import HEADER_NAME, LARGEST_MANIFEST, MANIFEST_NAME, SUFFIX, stored_at
+from nvstreamd.weights.stored import (
     MOST_DRIVES,
-    SUFFIX,
+    StoredDrive,
     StoredEmbedding,
-    StoredExtent,
     StoredModel,
-    StoredSegment,
-    StoredTensor,
+    StoredPart,
+    StoredSource,
+    stored_segment,
 )
+from nvstreamd.weights.targets import Target, lengths_of, rates_of
 
-JOURNAL_NAME = "journal.jsonl"
+NO_CHECKSUM = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +65,25 @@ class Progress:
 class Importer:
     """One import. `run` may be called again after any interruption, with the same arguments.
 
-    Parts go to `directories`, one a drive; manifest and header to `home`, by default the first of them.
+    Each target takes a part; manifest and header go to NAME.nvs in `home`. `rates` says how much a target takes in
+    relation to the others.
     """
 
-    def __init__(self, name: str, manifest: Manifest, files: Sequence[OpenFile], directories: Sequence[Path],
-                 home: Path | None = None) -> None:
+    def __init__(self, name: str, manifest: Manifest, files: Sequence[OpenFile], targets: Sequence[Target], home: Path,
+                 rates: Callable[[Sequence[Target]], list[int]] = rates_of) -> None:
         if manifest.packed:
             raise InvalidRequest(f"{manifest.paths[0]} is part of a packed model already", "import a GGUF file",
                                  field="source")
-        if not 1 <= len(directories) <= MOST_DRIVES:
-            raise InvalidRequest(f"{len(directories)} directories are named", f"name 1 to {MOST_DRIVES}",
+        if not 1 <= len(targets) <= MOST_DRIVES:
+            raise InvalidRequest(f"{len(targets)} directories are named", f"name 1 to {MOST_DRIVES}",
                                  field="directories")
         self.name = name
         self.manifest = manifest
         self.files = files
-        self.homes = [Path(os.path.abspath(directory / f"{name}{SUFFIX}")) for directory in directories]
-        self.index = Path(os.path.abspath((home or directories[0]) / f"{name}{SUFFIX}"))
-        self.layout = lay_out(manifest, len(directories))
+        self.targets = targets
+        self.index = Path(os.path.abspath(home / f"{name}{SUFFIX}"))
+        self.layout = lay_out(manifest, [1] * len(targets))
+        self._rates = rates
         self._done = 0
         self._resumed = 0
 
@@ -92,21 +97,25 @@ class Importer:
 
     def _run(self, report: Callable[[Progress], None]) -> Path:
         with ExitStack() as stack:
-            for home in (self.index, *self.homes):
-                home.mkdir(parents=True, exist_ok=True)
+            self.index.mkdir(parents=True, exist_ok=True)
             self._lock(stack)
-            self._check_space()
-            known = self._journal()
-            parts = self._open_parts(stack)
+            for target in self.targets:
+                target.open(stack)
+            self._settle()
+            attempt = self._attempt()
+            self.layout = lay_out(self.manifest, attempt.weights)
+            header = self._header()
+            known, parts = self._begin(attempt, len(header), stack)
             journal = stack.enter_context((self.index / JOURNAL_NAME).open("a"))
             checksums = []
             sources = (self.manifest.constants, *self.manifest.passes_over)
-            for source, target in zip(sources, self.layout.segments, strict=True):
-                checksums.append(self._one(source, target, parts, known.get(target.name), journal.fileno()))
+            for source, target_segment in zip(sources, self.layout.segments, strict=True):
+                checksums.append(self._one(source, target_segment, parts, known.get(target_segment.name),
+                                           journal.fileno()))
                 report(Progress(self._done, sum(s.nbytes for s in self.layout.segments), self._resumed))
             table = self._embedding(parts[0])
             self._check_sources()
-            self._finish(parts, self._stored(checksums, table))
+            self._finish(attempt.model, parts, header, lambda stored: self._stored(stored, checksums, table))
         return self.index
 
     def _lock(self, stack: ExitStack) -> None:
@@ -119,56 +128,59 @@ class Importer:
             raise StorageError(f"{self.index}: another import writes it", "wait for its end, then run this again"
                                ) from None
 
-    def _check_space(self) -> None:
-        """Raises StorageFull before anything is touched: an older store of this name stays whole."""
-        needed: Counter[int] = Counter()
-        free: dict[int, int] = {}
-        for number, (home, size) in enumerate(zip(self.homes, self.layout.part_bytes, strict=True)):
-            part, device = home / f"part-{number}.bin", home.stat().st_dev
-            needed[device] += size - min(size, part.lstat().st_blocks * 512 if part.exists() else 0)
-            space = os.statvfs(home)
-            free[device] = space.f_bavail * space.f_frsize
-            if needed[device] > free[device]:
-                raise StorageFull(
-                    f"{home}: {mib(needed[device])} more are needed for {self.name}, {free[device] // MIB}MiB are free",
-                    "free some space or name other directories, then run the same import again",
-                )
+    def _settle(self) -> None:
+        """A power cut may have come between an older manifest and the drives' hearing of it."""
+        try:
+            older = stored_at(self.index)
+        except NvstreamError:
+            return
+        for part in older.parts:
+            if isinstance(part, StoredDrive):
+                for target in self.targets:
+                    target.settle(part.model)
 
-    def _open_parts(self, stack: ExitStack) -> list[int]:
-        parts = []
-        for number, (home, size) in enumerate(zip(self.homes, self.layout.part_bytes, strict=True)):
-            fd = open_plain(home / f"part-{number}.bin")
-            stack.callback(os.close, fd)
-            os.posix_fallocate(fd, 0, size) if size else None
-            os.ftruncate(fd, size)
-            parts.append(fd)
-        return parts
+    def _attempt(self) -> Attempt:
+        """The one that the journal is of; a new one otherwise, for which drives are measured."""
+        found = earlier(self.index / JOURNAL_NAME, len(self.targets), self._identity)
+        return found or Attempt(uuid4().hex, tuple(self._rates(self.targets)))
 
-    def _identity(self) -> dict[str, object]:
+    def _identity(self, attempt: Attempt) -> str:
         """What an earlier attempt must have had in common with this one to be continued."""
-        return {
+        return json.dumps({
             "source": [[file.path, file.size, file.mtime_ns, file.inode] for file in self.files],
-            "parts": [str(home) for home in self.homes],
-            "layout": xxhash.xxh3_64_hexdigest(repr(self.layout).encode()),
-        }
+            "parts": [target.identity() for target in self.targets],
+            "layout": xxhash.xxh3_64_hexdigest(repr(lay_out(self.manifest, attempt.weights)).encode()),
+            "model": attempt.model,
+            "weights": attempt.weights,
+        })
 
-    def _journal(self) -> dict[str, int]:
-        """{segment: checksum} of an earlier attempt at the same import; starts a new journal otherwise."""
-        path = self.index / JOURNAL_NAME
-        identity = json.dumps(self._identity())
-        known = journaled(path, identity)
-        # An older store of this name is no longer whole from here on.
-        (self.index / MANIFEST_NAME).unlink(missing_ok=True)
-        # Written anew: what is appended must not end up behind half a line.
-        lines = [identity, *(json.dumps([name, f"{checksum:016x}"]) for name, checksum in known.items())]
-        write_whole(path, "".join(line + "\n" for line in lines).encode())
-        return known
+    def _begin(self, attempt: Attempt, header: int, stack: ExitStack) -> tuple[dict[str, int], list[Part]]:
+        """What the journal vouches for, and the parts, their space taken.
+
+        Raises StorageFull before anything is touched: an older store of this name stays whole.
+        """
+        lengths = [lengths_of(size, header, self._longest_manifest()) for size in self.layout.part_bytes]
+        needed: Counter[int] = Counter()
+        for target, own in zip(self.targets, lengths, strict=True):
+            target.check_space(attempt.model, own, needed)
+        known = begin_journal(self.index / JOURNAL_NAME, self._identity(attempt))
+        if any(target.replaces for target in self.targets):
+            # An older store of this name is no longer whole from here on.
+            (self.index / MANIFEST_NAME).unlink(missing_ok=True)
+        parts = [target.open_part(attempt.model, own, stack) for target, own in zip(self.targets, lengths, strict=True)]
+        return known, parts
+
+    def _longest_manifest(self) -> int:
+        """Bytes of a manifest that has the most to say."""
+        parts = [target.longest(size) for target, size in zip(self.targets, self.layout.part_bytes, strict=True)]
+        table = self._stored_embedding(f"{NO_CHECKSUM:016x}")
+        return len(self._stored(parts, [NO_CHECKSUM] * len(self.layout.segments), table).model_dump_json().encode())
 
     def _check_sources(self) -> None:
         for file in self.files:
             file.check_unchanged()
 
-    def _one(self, source: Segment, target: Segment, parts: list[int], known: int | None, journal: int) -> int:
+    def _one(self, source: Segment, target: Segment, parts: list[Part], known: int | None, journal: int) -> int:
         """Writes one segment, unless it is there already; returns its checksum."""
         self._done += target.nbytes
         if known is not None and xxhash.xxh3_64_intdigest(gather(target, parts)) == known:
@@ -178,9 +190,10 @@ class Importer:
         # Before the journal vouches for it: a file restored later, times and all, would find a mixture.
         self._check_sources()
         for extent in target.extents:
-            write(parts[extent.file], content[extent.target : extent.target + extent.length], extent.offset)
-        for part in {extent.file for extent in target.extents}:
-            os.fdatasync(parts[part])
+            part = parts[extent.file]
+            write(part.fd, content[extent.target : extent.target + extent.length], part.base + extent.offset)
+        for number in {extent.file for extent in target.extents}:
+            os.fdatasync(parts[number].fd)
         checksum = xxhash.xxh3_64_intdigest(content)
         os.write(journal, (json.dumps([target.name, f"{checksum:016x}"]) + "\n").encode())
         os.fsync(journal)
@@ -195,7 +208,7 @@ class Importer:
             read_into(self.files[extent.file], begin, content[new.offset : new.offset + new.nbytes])
         return content
 
-    def _embedding(self, part: int) -> StoredEmbedding:
+    def _embedding(self, part: Part) -> StoredEmbedding:
         """Writes the table, which is no segment, anew at every attempt."""
         table = self.manifest.embedding
         piece = table.pieces[0]
@@ -204,38 +217,61 @@ class Importer:
         for done in range(0, total, COPY):
             block = memoryview(bytearray(min(COPY, total - done)))
             read_into(self.files[piece.file], piece.offset + done, block)
-            write(part, block, self.layout.embedding_offset + done)
+            write(part.fd, block, part.base + self.layout.embedding_offset + done)
             digest.update(block)
-        os.fdatasync(part)
-        return StoredEmbedding(type=table.type.name, columns=table.columns, rows=table.rows,
-                               offset=self.layout.embedding_offset, checksum=digest.hexdigest())
+        os.fdatasync(part.fd)
+        return self._stored_embedding(digest.hexdigest())
 
-    def _finish(self, parts: list[int], stored: StoredModel) -> None:
-        """Header, then manifest, each durable before the next."""
-        for part in parts:
-            os.fsync(part)
-        for home in {self.index, *self.homes}:
-            sync_directory(home)
-            sync_directory(home.parent)
+    def _header(self) -> bytes:
+        """The GGUF's own header, without weights."""
         _, _, base = read_header(self.files[0])
         # A part without tensors may end before the padding.
         header = memoryview(bytearray(min(base, self.files[0].size)))
         read_into(self.files[0], 0, header)
-        write_whole(self.index / HEADER_NAME, bytes(header))
-        content = stored.model_dump_json().encode()
+        return bytes(header)
+
+    def _finish(self, model: str, parts: list[Part], header: bytes,
+                stored: Callable[[Sequence[StoredPart]], StoredModel]) -> None:
+        """Header, then manifest, each durable before the next; then drives hear that the model is whole."""
+        for target, part in zip(self.targets, parts, strict=True):
+            target.sync(part)
+        for directory in (self.index, self.index.parent):
+            sync_directory(directory)
+        found = [target.stored(model, part) for target, part in zip(self.targets, parts, strict=True)]
+        content = stored(found).model_dump_json().encode()
         if len(content) > LARGEST_MANIFEST:
             raise StorageError(f"{self.index}: a manifest of {len(content)} bytes is too large",
                                "import into fewer directories")
-        write_whole(self.index / MANIFEST_NAME, content)
+        for target in self.targets:
+            target.keep_copies(model, header, content)
+        self._exchange(header, content)
+        for target in self.targets:
+            target.finish(model)
+        self._tidy(found)
+
+    def _exchange(self, header: bytes, manifest: bytes) -> None:
+        """From here on there is this model. In between there is none: never one with the other's header."""
+        names = [self.index / HEADER_NAME, self.index / MANIFEST_NAME]
+        written = [write_beside(name, content) for name, content in zip(names, (header, manifest), strict=True)]
+        names[1].unlink(missing_ok=True)
+        sync_directory(self.index)
+        for scratch, name in zip(written, names, strict=True):
+            put_in_place(scratch, name)
+
+    def _tidy(self, parts: Sequence[StoredPart]) -> None:
+        """What only earlier attempts and older models need goes."""
+        for path in self.index.glob("part-*.bin"):
+            if str(path) not in parts:
+                path.unlink()
         (self.index / JOURNAL_NAME).unlink(missing_ok=True)
 
-    def _stored(self, checksums: Sequence[int], embedding: StoredEmbedding) -> StoredModel:
-        segments = [_stored_segment(s, c) for s, c in zip(self.layout.segments, checksums, strict=True)]
+    def _stored(self, parts: Sequence[StoredPart], checksums: Sequence[int], embedding: StoredEmbedding) -> StoredModel:
+        segments = [stored_segment(s, c) for s, c in zip(self.layout.segments, checksums, strict=True)]
         layers = len(self.manifest.layers)
         return StoredModel(
-            version=1,
+            version=2,
             name=self.name,
-            parts=tuple(str(home / f"part-{n}.bin") for n, home in enumerate(self.homes)),
+            parts=tuple(parts),
             part_bytes=self.layout.part_bytes,
             shapes=self.manifest.shapes,
             types=self.manifest.types,
@@ -244,26 +280,20 @@ class Importer:
             layers=tuple(segments[1 : 1 + layers]),
             head=tuple(segments[1 + layers :]),
             embedding=embedding,
+            sources=tuple(StoredSource(path=os.path.abspath(file.path), size=file.size, mtime_ns=file.mtime_ns,
+                                       inode=file.inode) for file in self.files),
         )
 
+    def _stored_embedding(self, checksum: str) -> StoredEmbedding:
+        table = self.manifest.embedding
+        return StoredEmbedding(type=table.type.name, columns=table.columns, rows=table.rows,
+                               offset=self.layout.embedding_offset, checksum=checksum)
+
     def _translated(self, error: OSError) -> StorageFull | StorageError:
-        homes = ", ".join(str(home) for home in self.homes)
+        where = ", ".join(target.where for target in self.targets)
         again = "then run the same import again: it resumes where it stopped"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             needed = ", ".join(mib(size) for size in self.layout.part_bytes)
-            return StorageFull(f"no space for {self.name} in {homes}: {os.strerror(error.errno)}, {needed} are needed",
+            return StorageFull(f"no space for {self.name} in {where}: {os.strerror(error.errno)}, {needed} are needed",
                                f"free some space or name other directories, {again}")
-        return StorageError(f"importing {self.name} into {homes} failed: {error}", f"mend the cause, {again}")
-
-
-def _stored_segment(segment: Segment, checksum: int) -> StoredSegment:
-    return StoredSegment(
-        name=segment.name,
-        extents=tuple(StoredExtent(file=e.file, offset=e.offset, length=e.length, target=e.target)
-                      for e in segment.extents),
-        tensors=tuple(StoredTensor(name=t.name, type=t.type.name, shape=t.shape, offset=t.offset)
-                      for t in segment.tensors),
-        nbytes=segment.nbytes,
-        first_row=segment.first_row,
-        checksum=f"{checksum:016x}",
-    )
+        return StorageError(f"importing {self.name} into {where} failed: {error}", f"mend the cause, {again}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from nvstreamd.weights.manifest import Extent, Manifest, Place, Segment, align_up
@@ -41,24 +42,28 @@ def stripe_length(total: int, drives: int) -> int:
     return stripe if drives > 1 else 1 << 62
 
 
-def striped(segment: Segment, number: int, ends: list[int], stripe: int) -> Segment:
-    """The segment with extents over all parts; `ends` are the parts' sizes so far, and grow."""
+def striped(segment: Segment, ends: list[int], weights: Sequence[int], stripe: int) -> Segment:
+    """The segment with extents over all parts; `ends` are the parts' sizes so far, and grow.
+
+    Each stripe goes to the drive that would have read all of its own first, so that every stretch of a pass is shared
+    in proportion to `weights`.
+    """
     extents: list[Extent] = []
-    drives = len(ends)
-    for turn, target in enumerate(range(0, segment.nbytes, stripe)):
-        drive = (number + turn) % drives
+    for target in range(0, segment.nbytes, stripe):
         length = min(stripe, segment.nbytes - target)
+        drive = min(range(len(ends)), key=lambda each: (ends[each] + length) / weights[each])
         extents.append(Extent(drive, ends[drive], length, target))
         ends[drive] += length
     return replace(segment, extents=tuple(extents))
 
 
-def lay_out(manifest: Manifest, drives: int) -> Layout:
-    """Where each byte of the store will lie. Pure."""
+def lay_out(manifest: Manifest, weights: Sequence[int]) -> Layout:
+    """Where each byte of the store will lie, on drives that read in proportion to `weights`. Pure."""
+    drives = len(weights)
     ends = [0] * drives
     whole = [packed(segment) for segment in (manifest.constants, *manifest.passes_over)]
     stripe = stripe_length(sum(segment.nbytes for segment in whole), drives)
-    segments = tuple(striped(segment, number, ends, stripe) for number, segment in enumerate(whole))
+    segments = tuple(striped(segment, ends, weights, stripe) for segment in whole)
     table = manifest.embedding
     embedding_offset = ends[0]
     ends[0] += align_up(table.rows * table.type.row_bytes(table.columns))

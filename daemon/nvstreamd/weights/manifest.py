@@ -91,8 +91,48 @@ class Embedding:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """What `length` bytes of a drive from byte `offset` on hash to: BLAKE2b of 16 bytes, in hexadecimal."""
+
+    offset: int
+    length: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class DriveHome:
+    """The stretch of a drive that a data file of a packed model is: `size` bytes from byte `offset` on.
+
+    `probes` are its first and its last MiB, as they were read past the page cache once it was written: a path to the
+    drive that gives other bytes is not to be used. `volume` and `model` are what the drive itself says it carries.
+    """
+
+    serial: str
+    nsid: int
+    offset: int
+    size: int
+    probes: tuple[Probe, ...]
+    volume: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A GGUF that a packed model was made of, as it was then. `mtime_ns` is in nanoseconds since 1970."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """A model as the streamer sees it. `paths` are its data files in the order `Extent.file` counts."""
+    """A model as the streamer sees it. `paths` are its data files in the order `Extent.file` counts.
+
+    `homes` has an item for each of them: the stretch of a drive that it is, None for a file. Extents of one on a drive
+    count from the drive's beginning. Both `homes` and `sources` are empty unless it is `packed`.
+    """
 
     paths: tuple[str, ...]
     packed: bool
@@ -104,6 +144,8 @@ class Manifest:
     layers: tuple[Segment, ...]
     head: tuple[Segment, ...]
     embedding: Embedding
+    homes: tuple[DriveHome | None, ...] = ()
+    sources: tuple[SourceFile, ...] = ()
 
     @property
     def passes_over(self) -> tuple[Segment, ...]:

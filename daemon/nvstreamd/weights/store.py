@@ -1,140 +1,68 @@
 """What does a packed model look like on disk, and is this one whole?
 
-NAME.nvs/ in the first directory holds manifest.json, header.gguf (the GGUF's own header: metadata, tokenizer) and
-part-0.bin; each further directory (drive) holds NAME.nvs/part-N.bin. manifest.json is written last and renamed into
-place: without it there is no model.
+NAME.nvs/ in the store holds manifest.json and header.gguf (the GGUF's own header: metadata, tokenizer). The parts are
+files NAME.nvs/part-N.bin, there and in further directories, one a drive; or stretches of whole drives (`volume`).
+manifest.json is written last and renamed into place: without it there is no model.
 
 The manifest is hostile: whoever may write a directory of models writes it, and the daemon opens what it names with
 its own rights. So it can name nothing but part-N.bin in a directory NAME.nvs (`files` refuses links and whatever is
-no regular file), and it is held against itself: shapes, segments and sizes must tell the same story.
+no regular file) or what a drive itself says it carries (`drive_files`), and it is held against itself: shapes, segments
+and sizes must tell the same story.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import prod
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from nvstreamd import ggml
 from nvstreamd.errors import BadModelFile, NotFound
-from nvstreamd.weights.files import MOST_PARTS, PACKED_SUFFIX, OpenFile, open_regular
+from nvstreamd.weights.files import PACKED_SUFFIX, OpenFile, open_regular
 from nvstreamd.weights.gguf import read_header
 from nvstreamd.weights.manifest import (
-    ALIGNMENT,
     CONSTANTS,
     LAYER_TENSOR,
+    DriveHome,
     Embedding,
     EmbeddingPiece,
     Extent,
     Manifest,
     Place,
+    Probe,
     Segment,
+    SourceFile,
+)
+from nvstreamd.weights.stored import (
+    FIRST_PART,
+    StoredDrive,
+    StoredModel,
+    StoredPart,
+    StoredSegment,
+    damaged,
+    parse_manifest,
+    probe_stretches,
 )
 
 SUFFIX = PACKED_SUFFIX
 MANIFEST_NAME = "manifest.json"
 HEADER_NAME = "header.gguf"
-FIRST_PART = 2
-# Descriptors travel in one message: manifest and header take two of them.
-MOST_DRIVES = MOST_PARTS - FIRST_PART
 LARGEST_MANIFEST = 32 << 20
-Size = Annotated[int, Field(ge=0, lt=1 << 62)]
-Aligned = Annotated[int, Field(ge=0, lt=1 << 62, multiple_of=ALIGNMENT)]
-Length = Annotated[int, Field(gt=0, lt=1 << 62, multiple_of=ALIGNMENT)]
-Dimension = Annotated[int, Field(ge=1, lt=1 << 48)]
-Name = Annotated[str, Field(min_length=1, max_length=1 << 16)]
-Shape = Annotated[tuple[Dimension, ...], Field(min_length=1, max_length=4)]
-Checksum = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StoredExtent(_Stored):
-    """See manifest.Extent."""
-
-    file: Size
-    offset: Aligned
-    length: Length
-    target: Aligned
-
-
-class StoredTensor(_Stored):
-    """See manifest.Place."""
-
-    name: Name
-    type: Name
-    shape: Shape
-    offset: Size
-
-
-class StoredSegment(_Stored):
-    """See manifest.Segment; `checksum` is XXH3-64 in hexadecimal."""
-
-    name: Name
-    extents: Annotated[tuple[StoredExtent, ...], FailFast()]
-    tensors: Annotated[tuple[StoredTensor, ...], FailFast()]
-    nbytes: Length
-    first_row: Size = 0
-    checksum: Checksum
-
-
-class StoredEmbedding(_Stored):
-    """The token embedding, in one piece in part 0; `checksum` as of a segment."""
-
-    type: Name
-    columns: Dimension
-    rows: Dimension
-    offset: Aligned
-    checksum: Checksum
-
-
-class StoredModel(_Stored):
-    """manifest.json. `parts` are absolute paths, `part_bytes` their sizes."""
-
-    version: Literal[1]
-    name: Name
-    parts: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MOST_DRIVES)]
-    part_bytes: Annotated[tuple[Size, ...], Field(min_length=1, max_length=MOST_DRIVES)]
-    shapes: dict[Name, Shape]
-    types: dict[Name, Name]
-    bytes_by_type: dict[Name, Size]
-    constants: StoredSegment
-    layers: Annotated[tuple[StoredSegment, ...], FailFast(), Field(min_length=1)]
-    head: Annotated[tuple[StoredSegment, ...], FailFast(), Field(min_length=1)]
-    embedding: StoredEmbedding
-
-
-def damaged(path: str, problem: str, field: str = "") -> BadModelFile:
-    """The error for a store that cannot be what the importer wrote."""
-    problem = problem[:400].encode(errors="backslashreplace").decode()
-    return BadModelFile(f"{path}: {problem}", "the store is damaged: import the model again", field=field)
-
-
-def parse_manifest(path: str, raw: bytes) -> StoredModel:
-    """manifest.json as checked data. Raises BadModelFile naming the field."""
-    try:
-        return StoredModel.model_validate(json.loads(raw))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])[:200].encode(errors="backslashreplace").decode()
-        raise damaged(path, f"{field}: {first['msg']}", field) from None
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, f"is not JSON: {error}") from None
-
-
-def files_of(directory: Path) -> list[Path]:
-    """The files of a packed model: manifest, header, parts.
+def files_of(directory: Path) -> list[Path | DriveHome]:
+    """What to open for a packed model: manifest, header, and each part as a file or as a stretch of a drive.
 
     Raises NotFound without such a directory, BadModelFile when it is not whole or names what no importer wrote.
     """
+    path, stored = directory / MANIFEST_NAME, stored_at(directory)
+    return [path, directory / HEADER_NAME, *(_part(str(path), stored, n) for n in range(len(stored.parts)))]
+
+
+def stored_at(directory: Path) -> StoredModel:
+    """What the manifest of a packed model says. Raises NotFound or BadModelFile."""
     path = directory / MANIFEST_NAME
     try:
         raw = _read_manifest(path)
@@ -142,10 +70,7 @@ def files_of(directory: Path) -> list[Path]:
         if not directory.exists():
             raise NotFound(f"{directory} does not exist", "check the path") from None
         raise BadModelFile(f"{directory} has no {MANIFEST_NAME}", "the import did not finish: run it again") from None
-    stored = parse_manifest(str(path), raw)
-    for number, part in enumerate(stored.parts):
-        _check_part(str(path), stored.name, number, part)
-    return [path, directory / HEADER_NAME, *(Path(part) for part in stored.parts)]
+    return parse_manifest(str(path), raw)
 
 
 def _read_manifest(path: Path) -> bytes:
@@ -157,14 +82,25 @@ def _read_manifest(path: Path) -> bytes:
     return raw
 
 
-def _check_part(path: str, name: str, number: int, part: str) -> None:
-    """The only names that the importer gives: the daemon opens these with its own rights."""
-    wanted = Path(f"{name}{SUFFIX}", f"part-{number}.bin")
-    found = Path(part)
-    plain = found.is_absolute() and ".." not in found.parts and "\0" not in part
-    if not plain or found.parts[-2:] != wanted.parts:
+def _part(path: str, stored: StoredModel, number: int) -> Path | DriveHome:
+    """A part under the only names that the importer gives: the daemon opens these with its own rights."""
+    part = stored.parts[number]
+    if isinstance(part, StoredDrive):
+        return _home(part)
+    wanted = Path(f"{stored.name}{SUFFIX}", f"part-{number}.bin")
+    if not _is_plain(part) or Path(part).parts[-2:] != wanted.parts:
         raise damaged(path, f"parts.{number}: {part[:200]!r} is not an absolute path ending in {wanted}",
                       f"parts.{number}")
+    return Path(part)
+
+
+def _is_plain(path: str) -> bool:
+    return Path(path).is_absolute() and ".." not in Path(path).parts and "\0" not in path
+
+
+def _home(part: StoredDrive) -> DriveHome:
+    probes = tuple(Probe(part.offset + probe.offset, probe.length, probe.digest) for probe in part.probes)
+    return DriveHome(part.serial, part.nsid, part.offset, part.size, probes, part.volume, part.model)
 
 
 def read(files: Sequence[OpenFile]) -> Manifest:
@@ -172,9 +108,10 @@ def read(files: Sequence[OpenFile]) -> Manifest:
     path = files[0].path
     stored = parse_manifest(path, files[0].read(min(files[0].size, LARGEST_MANIFEST), 0))
     parts = files[FIRST_PART:]
-    if [part.size for part in parts] != list(stored.part_bytes):
-        sizes = ", ".join(f"{part.path}: {part.size}" for part in parts)
-        raise damaged(path, f"parts have other sizes than when they were written ({sizes})", "part_bytes")
+    _check_sizes(path, stored, parts)
+    _check_sources(path, stored)
+    homes = tuple(_home(part) if isinstance(part, StoredDrive) else None for part in stored.parts)
+    begins = [home.offset if home else 0 for home in homes]
     metadata, _, _ = read_header(files[1])
     sizes_of_types = _check_types(path, stored)
     for segment in (stored.constants, *stored.layers, *stored.head):
@@ -187,11 +124,37 @@ def read(files: Sequence[OpenFile]) -> Manifest:
         shapes=dict(stored.shapes),
         types=dict(stored.types),
         bytes_by_type=sizes_of_types,
-        constants=_segment(path, stored.constants),
-        layers=tuple(_segment(path, segment) for segment in stored.layers),
-        head=tuple(_segment(path, segment) for segment in stored.head),
-        embedding=_embedding(path, stored),
+        constants=_segment(path, stored.constants, begins),
+        layers=tuple(_segment(path, segment, begins) for segment in stored.layers),
+        head=tuple(_segment(path, segment, begins) for segment in stored.head),
+        embedding=_embedding(path, stored, begins[0]),
+        homes=homes,
+        sources=tuple(SourceFile(each.path, each.size, each.mtime_ns, each.inode) for each in stored.sources),
     )
+
+
+def _check_sizes(path: str, stored: StoredModel, parts: Sequence[OpenFile]) -> None:
+    """A file is as large as its part; a drive holds it, and its probes are those that the importer takes."""
+    sizes = [_size_of(part, file) for part, file in zip(stored.parts, parts, strict=False)]
+    if len(parts) != len(stored.parts) or sizes != list(stored.part_bytes):
+        found = ", ".join(f"{part.path}: {part.size}" for part in parts)
+        raise damaged(path, f"parts have other sizes than when they were written ({found})", "part_bytes")
+    for number, part in enumerate(stored.parts):
+        if isinstance(part, StoredDrive) and \
+                tuple((probe.offset, probe.length) for probe in part.probes) != probe_stretches(part.size):
+            raise damaged(path, f"parts.{number}.probes: are not of the part's first and last MiB", "parts")
+
+
+def _size_of(part: StoredPart, file: OpenFile) -> int | None:
+    if isinstance(part, StoredDrive):
+        return part.size if part.offset + part.size <= file.size else None
+    return file.size
+
+
+def _check_sources(path: str, stored: StoredModel) -> None:
+    for number, source in enumerate(stored.sources):
+        if not _is_plain(source.path):
+            raise damaged(path, f"sources.{number}: {source.path[:200]!r} is no absolute path", f"sources.{number}")
 
 
 def _kind(path: str, name: str) -> ggml.GgmlType:
@@ -270,21 +233,21 @@ def _check_head(path: str, stored: StoredModel) -> None:
         raise damaged(path, f"head: has {rows} rows, {name} has shape {shape}", "head")
 
 
-def _embedding(path: str, stored: StoredModel) -> Embedding:
+def _embedding(path: str, stored: StoredModel, begin: int) -> Embedding:
     table = stored.embedding
     kind = _kind(path, table.type)
     same = (table.rows, table.columns) == stored.shapes.get("token_embd.weight") \
         and table.type == stored.types["token_embd.weight"]
     if not same or table.offset + table.rows * kind.row_bytes(table.columns) > stored.part_bytes[0]:
         raise damaged(path, "embedding: is not token_embd.weight, or ends past part 0", "embedding")
-    pieces = (EmbeddingPiece(0, table.rows, 0, table.offset),)
+    pieces = (EmbeddingPiece(0, table.rows, 0, begin + table.offset),)
     return Embedding(kind, table.columns, table.rows, pieces, int(table.checksum, 16))
 
 
-def _segment(path: str, stored: StoredSegment) -> Segment:
+def _segment(path: str, stored: StoredSegment, begins: Sequence[int]) -> Segment:
     places = tuple(Place(t.name, _kind(path, t.type), t.shape, t.offset) for t in stored.tensors)
     for place in places:
         if place.offset + place.nbytes > stored.nbytes:
             raise damaged(path, f"{stored.name}: tensor {place.name[:100]} lies outside of the segment", stored.name)
-    extents = tuple(Extent(e.file, e.offset, e.length, e.target) for e in stored.extents)
+    extents = tuple(Extent(e.file, begins[e.file] + e.offset, e.length, e.target) for e in stored.extents)
     return Segment(stored.name, extents, places, stored.nbytes, stored.first_row, int(stored.checksum, 16))

@@ -127,19 +127,50 @@ class File(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PATH_FIELD_NUMBER: _builtins.int
+    CLAIMED_BYTES_FIELD_NUMBER: _builtins.int
     path: _builtins.str
+    claimed_bytes: _builtins.int
+    """Of a drive that is claimed: the kernel has no file of it, so no descriptor comes. Bytes up to the part's end."""
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
+        claimed_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_claimed_bytes", b"_claimed_bytes", "claimed_bytes", b"claimed_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_claimed_bytes", b"_claimed_bytes", "claimed_bytes", b"claimed_bytes", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__claimed_bytes: _TypeAlias = _typing.Literal["claimed_bytes"]  # noqa: Y015
+    _WhichOneofArgType__claimed_bytes: _TypeAlias = _typing.Literal["_claimed_bytes", b"_claimed_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__claimed_bytes) -> _WhichOneofReturnType__claimed_bytes | None: ...
+
+Global___File: _TypeAlias = File  # noqa: Y015
+
+@_typing.final
+class ClaimedDrive(_message.Message):
+    """A drive that the daemon claimed. Descriptors of its VFIO container and its device come behind those of the files."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIAL_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    serial: _builtins.str
+    address: _builtins.str
+    """PCI address, for messages."""
+    def __init__(
+        self,
+        *,
+        serial: _builtins.str = ...,
+        address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "serial", b"serial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___File: _TypeAlias = File  # noqa: Y015
+Global___ClaimedDrive: _TypeAlias = ClaimedDrive  # noqa: Y015
 
 @_typing.final
 class Describe(_message.Message):
@@ -173,6 +204,7 @@ class Pack(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DIRECTORIES_FIELD_NUMBER: _builtins.int
     HOME_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     home: _builtins.str
     """Where the manifest goes."""
@@ -182,6 +214,10 @@ class Pack(_message.Message):
     def directories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """One a drive."""
 
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]:
+        """Instead of directories; their descriptors come behind those of the files, in the same order."""
+
     def __init__(
         self,
         *,
@@ -189,14 +225,43 @@ class Pack(_message.Message):
         name: _builtins.str = ...,
         directories: _abc.Iterable[_builtins.str] | None = ...,
         home: _builtins.str = ...,
+        devices: _abc.Iterable[Global___Device] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directories", b"directories", "files", b"files", "home", b"home", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "directories", b"directories", "files", b"files", "home", b"home", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Pack: _TypeAlias = Pack  # noqa: Y015
+
+@_typing.final
+class Device(_message.Message):
+    """A drive as a block device, open for reading and writing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIAL_FIELD_NUMBER: _builtins.int
+    NSID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    serial: _builtins.str
+    nsid: _builtins.int
+    path: _builtins.str
+    """For messages."""
+    def __init__(
+        self,
+        *,
+        serial: _builtins.str = ...,
+        nsid: _builtins.int = ...,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nsid", b"nsid", "path", b"path", "serial", b"serial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Device: _TypeAlias = Device  # noqa: Y015
 
 @_typing.final
 class Load(_message.Message):
@@ -213,6 +278,7 @@ class Load(_message.Message):
     PREFILL_CHUNK_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_FIELD_NUMBER: _builtins.int
     KERNELS_FIELD_NUMBER: _builtins.int
+    DRIVES_FIELD_NUMBER: _builtins.int
     budget: _builtins.int
     kv_budget: _builtins.int
     threads: _builtins.int
@@ -229,6 +295,10 @@ class Load(_message.Message):
     def kernels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """In order of preference."""
 
+    @_builtins.property
+    def drives(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClaimedDrive]:
+        """What claimed parts of the model are on."""
+
     def __init__(
         self,
         *,
@@ -241,10 +311,11 @@ class Load(_message.Message):
         prefill_chunk: _builtins.int = ...,
         max_context: _builtins.int = ...,
         kernels: _abc.Iterable[_builtins.str] | None = ...,
+        drives: _abc.Iterable[Global___ClaimedDrive] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "budget", b"budget", "files", b"files", "kernels", b"kernels", "kv_budget", b"kv_budget", "max_context", b"max_context", "max_running", b"max_running", "prefill_chunk", b"prefill_chunk", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "budget", b"budget", "drives", b"drives", "files", b"files", "kernels", b"kernels", "kv_budget", b"kv_budget", "max_context", b"max_context", "max_running", b"max_running", "prefill_chunk", b"prefill_chunk", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

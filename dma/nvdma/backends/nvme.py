@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nvdma.arena import Arena
-from nvdma.errors import BackendUnavailable, CommandRefused, DeadlineExceeded, DmaError
+from nvdma.errors import BackendUnavailable, CommandRefused, DeadlineExceeded, DmaError, InvalidRead
 from nvdma.ledger import Ledger, Pending
 from nvdma.nvme import commands
 from nvdma.nvme.drive import Drive
@@ -97,11 +97,11 @@ class _Lane:
 class NvmeBackend:
     """Reads of `sources`, which lie at `places` on `drives`, as `name`; see `nvdma.backend.Backend`.
 
-    `target` gives a drive its addresses of the arena, or of the memory that stands for it. Each drive has `depth`
-    commands; a read is on one drive alone.
+    A source without a place is on none of them, and nobody may read it. `target` gives a drive its addresses of the
+    arena, or of the memory that stands for it. Each drive has `depth` commands; a read is on one drive alone.
     """
 
-    def __init__(self, name: str, drives: Sequence[Drive], places: Sequence[Place], sources: Sequence[Source],
+    def __init__(self, name: str, drives: Sequence[Drive], places: Sequence[Place | None], sources: Sequence[Source],
                  arena: Arena, *, target: Target | None = None) -> None:
         depth = sum(drive.depth for drive in drives)
         self.facts = BackendFacts(name, depth, MAX_READ, PAGE, True, True)
@@ -147,10 +147,12 @@ class NvmeBackend:
         if not self._ledger.outstanding:
             self._last = time.monotonic()
         alike: dict[tuple[Place, int], list[Pending]] = defaultdict(list)
+        for read in reads:
+            self._place(read.source)
         for pending in self._ledger.admit(reads):
             # What lies behind a source is another source's, or no block of the drive.
             nbytes = -(-pending.expected // PAGE) * PAGE
-            alike[self._places[pending.read.source], nbytes].append(pending)
+            alike[self._place(pending.read.source), nbytes].append(pending)
         for (place, nbytes), pendings in alike.items():
             lane = self._lanes[place.drive]
             lane.submit(lane.drive.controller.namespace(place.nsid), place.offset, nbytes, pendings)
@@ -197,8 +199,16 @@ class NvmeBackend:
     def _into_arena(self, drive: Drive, stack: ExitStack) -> BusAddresses:
         return drive.access.map_memory(self._arena.view, self._arena.address, stack).bus
 
+    def _place(self, source: int) -> Place:
+        place = self._places[source] if 0 <= source < len(self._places) else None
+        if place is None:
+            raise InvalidRead(f"source {source} is on none of the drives")
+        return place
+
     def _check_places(self) -> None:
         for source, place in zip(self._sources, self._places, strict=True):
+            if place is None:
+                continue
             namespace = self._drives[place.drive].controller.namespace(place.nsid)
             end = place.offset + -(-source.size // PAGE) * PAGE
             if place.offset % PAGE or end > namespace.nbytes:

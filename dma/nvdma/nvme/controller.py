@@ -77,8 +77,8 @@ class Controller:
         self._start()
 
     def check(self) -> None:
-        """Raises DeviceGone or ControllerFatal when the controller cannot go on."""
-        self._power.check()
+        """Raises DeviceGone or ControllerFatal when the running controller cannot go on."""
+        self._power.check_running()
 
     def quiesce(self) -> None:
         """Stops the controller at once: no read or write of memory follows, queues are closed, commands forgotten.

@@ -10,6 +10,7 @@ from nvdma.errors import DmaError
 from nvdma.nvme.admin import ADMIN_BYTES
 from nvdma.nvme.controller import Controller
 from nvdma.nvme.queue import QueuePair, queue_bytes
+from nvdma.nvme.side_queue import SIDE_BYTES, SideQueue
 from nvdma.pci.access import Access
 from nvdma.pci.dma import PAGE, DmaMemory
 
@@ -19,13 +20,14 @@ LOG = logging.getLogger(__name__)
 class Drive:
     """One controller and one queue of `depth` commands, `name` in messages. `lists` has a page for each of them.
 
-    After `open`: `controller`, `queue` and `lists`. What `open` leaves on the stack stops the controller, however it
-    takes it, before a byte of memory is given back.
+    After `open`: `controller`, `queue`, `lists`, and `side` for small reads of another thread. What `open` leaves on
+    the stack stops the controller, however it takes it, before a byte of memory is given back.
     """
 
     controller: Controller
     queue: QueuePair
     lists: DmaMemory
+    side: SideQueue
 
     def __init__(self, access: Access, name: str, depth: int) -> None:
         self.access = access
@@ -38,13 +40,15 @@ class Drive:
         admin = self.memory(ADMIN_BYTES, stack)
         rings = self.memory(queue_bytes(entries), stack)
         self.lists = self.memory(self.depth * PAGE, stack)
+        side = self.memory(SIDE_BYTES, stack)
         registers = self.access.map_registers(stack)
         self.access.enable_bus_master(stack)
-        self.controller = Controller(registers, admin, self.name, queues=1)
+        self.controller = Controller(registers, admin, self.name, queues=2)
         stack.callback(self._stop)
         try:
             self.controller.open(ExitStack())
             self.queue = self.controller.create_queue(rings, entries)
+            self.side = SideQueue(self.controller, side)
         except DmaError:
             # It may have learnt our addresses and not have stopped.
             self.access.reset()

@@ -45,6 +45,13 @@ class Power:
         if spec.CSTS_CFS.get(self.status()):
             raise ControllerFatal(f"{self._name}: it reports a fatal error (CSTS.CFS)")
 
+    def check_running(self) -> None:
+        """What `check` raises, and ControllerFatal as well when an enabled controller is not ready any more."""
+        self.check()
+        if not spec.CSTS_RDY.get(self.status()):
+            raise ControllerFatal(f"{self._name}: it is not ready any more (CSTS.RDY): somebody has reset it or "
+                                  "switched its memory space off")
+
     def enable(self, submissions: int, completions: int, entries: int) -> None:
         """Starts a disabled controller (section 3.5.1) with admin rings of `entries` at two bus addresses.
 

@@ -11,12 +11,15 @@ from nvdma.errors import DmaError
 BASE = ord(";") << 8 | 100
 GET_API_VERSION, CHECK_EXTENSION, SET_IOMMU = BASE, BASE + 1, BASE + 2
 GROUP_GET_STATUS, GROUP_SET_CONTAINER, GROUP_GET_DEVICE_FD = BASE + 3, BASE + 4, BASE + 6
-DEVICE_GET_REGION_INFO, DEVICE_RESET = BASE + 8, BASE + 11
+DEVICE_GET_REGION_INFO, DEVICE_SET_IRQS, DEVICE_RESET = BASE + 8, BASE + 10, BASE + 11
 IOMMU_GET_INFO, IOMMU_MAP_DMA, IOMMU_UNMAP_DMA = BASE + 12, BASE + 13, BASE + 14
 
 REGION_INFO = struct.Struct("=IIIIQQ")  # argsz, flags, index, cap_offset, size, offset
 REGION_CAN_MMAP = 1 << 2
 CONFIG_REGION = 7
+IRQ_SET = struct.Struct("=IIIIIi")  # argsz, flags, index, start, count, one descriptor
+IRQ_SET_EVENTFD, IRQ_SET_TRIGGER = 1 << 2, 1 << 5
+REQUEST_IRQ = 4  # VFIO_PCI_REQ_IRQ_INDEX
 IOMMU_INFO = struct.Struct("=IIQII")  # argsz, flags, iova_pgsizes, cap_offset, pad
 IOMMU_INFO_HAS_CAPS = 1 << 1
 CAPABILITY = struct.Struct("=HHI")  # id, version, next

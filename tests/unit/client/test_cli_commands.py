@@ -193,6 +193,12 @@ def test_only_given_options_are_sent(peer: Peer, tmp_path: Path) -> None:
     assert (list(options.stop), options.json_schema, options.ignore_eos) == (["a", "b"], '{"a": 1}', True)
 
 
+def test_an_import_onto_drives(peer: Peer) -> None:
+    peer.script("Import", models_pb2.ImportResponse(imported=samples.serving()))
+    assert run_inside("models", "import", "/a.gguf", "--device", "ONE", "--device", "TWO") == 0
+    assert list(peer.request().devices) == ["ONE", "TWO"]
+
+
 def test_chat_in_one_shot(peer: Peer, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     peer.script("Chat", samples.delta("answer"), samples.finished())
     assert run_inside("chat", "m", "question", "--system", "s") == 0

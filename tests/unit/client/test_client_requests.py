@@ -160,7 +160,14 @@ def test_import_sends_absolute_paths_and_ends_with_the_model(
     request = peer.request()
     assert request.source == str(tmp_path / "a.gguf")
     assert list(request.directories) == [str(tmp_path / "d"), "/e"]
-    assert not request.HasField("name")
+    assert not request.HasField("name") and not request.devices
+
+
+def test_import_names_drives_by_their_serial_numbers_as_they_are(driver: Driver, peer: Peer) -> None:
+    peer.script("Import", models_pb2.ImportResponse(imported=samples.serving()))
+    driver.collect(driver.call("import_model", "/a.gguf", devices=["S5GX NX0", "../B"]))
+    request = peer.request()
+    assert list(request.devices) == ["S5GX NX0", "../B"] and not request.directories
 
 
 def test_models_and_status(driver: Driver, peer: Peer) -> None:

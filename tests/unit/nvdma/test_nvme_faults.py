@@ -72,6 +72,18 @@ def test_a_fatal_error_while_reading_is_found_and_a_reset_brings_the_drive_back(
         assert rig.read(rig.queue(), 0, PAGE) == IMAGE[:PAGE]
 
 
+def test_a_controller_that_somebody_else_has_reset_is_not_waited_for() -> None:
+    with ExitStack() as stack:
+        rig = Rig(stack, {1: IMAGE})
+        rig.open()
+        queue, (entries, _) = rig.queue(), rig.small_reads(4)
+        rig.device.reset_function()
+        queue.submit(entries)
+        with pytest.raises(ControllerFatal, match=r"CSTS\.RDY"):
+            rig.wait(queue)
+    assert rig.device.bus.faults == []
+
+
 def test_a_fatal_error_ends_the_wait_for_an_admin_command() -> None:
     with opened({1: IMAGE}) as rig:
         rig.device.script.rules.append(Rule(Effect.FATAL, spec.GET_LOG_PAGE, admin=True))

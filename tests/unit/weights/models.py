@@ -12,8 +12,10 @@ import pytest
 
 from nvstream.v1.models_pb2 import ModelFacts
 from nvstreamd.engine.describe import ModelFile, facts, read_model
-from nvstreamd.errors import NvstreamError
-from nvstreamd.weights.files import OpenFile, open_all, parts_of
+from nvstreamd.errors import NotFound, NvstreamError
+from nvstreamd.weights.drive_files import Drives, open_files
+from nvstreamd.weights.files import OpenFile, parts_of
+from nvstreamd.weights.manifest import DriveHome
 from nvstreamd.weights.store import SUFFIX, files_of
 from support.random_gguf import Options, Shape, tiny, write
 from support.vocab_gguf import encode_value
@@ -58,28 +60,36 @@ def gguf(metadata: Mapping[str, object] | Sequence[tuple[str | bytes, object]] =
     return head.ljust(-(-len(head) // 32) * 32, b"\0") + bytes(data)
 
 
-def paths_of(path: Path) -> list[Path]:
+class NoDrives:
+    """A machine without any."""
+
+    def open_block(self, serial: str, nsid: int, *, write: bool, stack: ExitStack) -> OpenFile:
+        """See Drives."""
+        raise NotFound(f"no drive {serial}", "build one in")
+
+
+def paths_of(path: Path) -> Sequence[Path | DriveHome]:
     """All files of the model at `path`."""
     return files_of(path) if path.suffix == SUFFIX else parts_of(path)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[list[OpenFile]]:
+def opened(path: Path, drives: Drives | None = None) -> Iterator[list[OpenFile]]:
     """All files of the model at `path`, open."""
     with ExitStack() as stack:
-        yield open_all(paths_of(path), stack)
+        yield open_files(paths_of(path), drives or NoDrives(), stack)
 
 
 @contextmanager
-def model_at(path: Path) -> Iterator[ModelFile]:
+def model_at(path: Path, drives: Drives | None = None) -> Iterator[ModelFile]:
     """The model at `path`, its files open."""
-    with opened(path) as files:
+    with opened(path, drives) as files:
         yield read_model(files)
 
 
-def look(path: Path) -> ModelFacts:
+def look(path: Path, drives: Drives | None = None) -> ModelFacts:
     """What a user asks first: which model is that? Raises what the daemon would report."""
-    with model_at(path) as model:
+    with model_at(path, drives) as model:
         return facts(model)
 
 

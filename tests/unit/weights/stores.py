@@ -11,15 +11,16 @@ from typing import Any
 from nvdma.arena import Arena
 from nvdma.backends.pread import PreadBackend
 from nvdma.types import Source
-from nvstreamd.engine.describe import ModelFile, read_model
+from nvstreamd.engine.describe import ModelFile
+from nvstreamd.weights.drive_files import Drives
 from nvstreamd.weights.embedding import EmbeddingRows
-from nvstreamd.weights.files import open_all
 from nvstreamd.weights.importer import Importer, Progress
 from nvstreamd.weights.manifest import Segment
 from nvstreamd.weights.placement import Rates, plan
 from nvstreamd.weights.slots import Slots
 from nvstreamd.weights.streamer import Streamer
-from unit.weights.models import model_at, paths_of
+from nvstreamd.weights.targets import in_directories
+from unit.weights.models import model_at
 
 Report = Callable[[Progress], None]
 
@@ -27,7 +28,8 @@ Report = Callable[[Progress], None]
 def pack(source: Path, directories: Sequence[Path], report: Report = lambda _: None, name: str = "m") -> Path:
     """Imports the GGUF at `source`; returns the packed directory."""
     with model_at(source) as model:
-        return Importer(name, model.manifest, model.data, directories).run(report)
+        targets = in_directories(name, directories)
+        return Importer(name, model.manifest, model.data, targets, directories[0]).run(report)
 
 
 def contents(directories: Sequence[Path]) -> dict[str, bytes]:
@@ -44,12 +46,10 @@ def edit(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(stored))
 
 
-def load_all(path: Path, budget: int | None = None) -> dict[str, bytes]:
+def load_all(path: Path, budget: int | None = None, drives: Drives | None = None) -> dict[str, bytes]:
     """Every segment of one pass, and the embedding, through pread under a budget: {name: bytes of its tensors}."""
     with ExitStack() as stack:
-        files = open_all(paths_of(path), stack)
-        model = read_model(files)
-        return _load(model, budget, stack)
+        return _load(stack.enter_context(model_at(path, drives)), budget, stack)
 
 
 def _load(model: ModelFile, budget: int | None, stack: ExitStack) -> dict[str, bytes]:

@@ -13,10 +13,12 @@ import pytest
 
 from nvstreamd import ggml
 from nvstreamd.errors import BadModelFile, InvalidRequest, ModelChanged, StorageError
-from nvstreamd.weights.importer import JOURNAL_NAME, Importer, Progress
+from nvstreamd.weights.attempts import JOURNAL_NAME
+from nvstreamd.weights.importer import Importer, Progress
 from nvstreamd.weights.layout import MOST_STRIPES, lay_out, stripe_length
 from nvstreamd.weights.manifest import ALIGNMENT
 from nvstreamd.weights.store import MANIFEST_NAME
+from nvstreamd.weights.targets import in_directories
 from support.random_gguf import FAMILIES, tiny
 from unit.weights.models import look, make, model_at, refusal
 from unit.weights.stores import contents, load_all, pack
@@ -87,7 +89,7 @@ def test_the_header_is_kept_byte_for_byte(tmp_path: Path, source: Path) -> None:
 def test_every_drive_gets_its_share(tmp_path: Path, count: int) -> None:
     source = make(tmp_path / "source.gguf", tiny(width=512, layers=6), type=ggml.F32)
     with model_at(source) as model:
-        layout = lay_out(model.manifest, count)
+        layout = lay_out(model.manifest, [1] * count)
     load = [0] * count
     for segment in layout.segments:
         for extent in segment.extents:
@@ -137,7 +139,8 @@ def test_an_import_goes_on_where_it_was_interrupted(tmp_path: Path, source: Path
 
 def test_one_importer_may_run_again(tmp_path: Path, source: Path) -> None:
     with model_at(source) as model:
-        importer = Importer("m", model.manifest, model.data, drives(tmp_path))
+        homes = drives(tmp_path)
+        importer = Importer("m", model.manifest, model.data, in_directories("m", homes), homes[0])
 
         def interrupt(progress: Progress) -> None:
             raise Interruption

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nvstreamd.errors import BadModelFile, NotFound, NvstreamError
-from nvstreamd.weights import store as stores
+from nvstreamd.weights import stored as stores
 from nvstreamd.weights.store import LARGEST_MANIFEST, files_of
 from support.random_gguf import tiny
 from unit.weights.models import look, make, model_at, refusal
@@ -304,4 +304,4 @@ def test_the_store_of_the_fuzzers_is_good(target: tuple[Path, str]) -> None:
     store, good = target
     (store / "manifest.json").write_text(good)
     assert look(store).layers == 1 and contents([store.parent])
-    assert stores.parse_manifest("x", good.encode()).version == 1
+    assert stores.parse_manifest("x", good.encode()).version == 2

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -60,3 +63,17 @@ def block_device(address: PciAddress) -> Path:
     """The only namespace of a controller that the kernel's driver holds."""
     (name,) = (path.name for path in (DEVICES / str(address) / "nvme").glob("nvme*/nvme*n1"))
     return Path("/dev") / name
+
+
+def let_everybody_run_python(scratch: Path) -> None:
+    """Also one below a directory like /root that is closed to others: what it holds is shown in one that is open."""
+    python = Path(sys.executable).resolve()
+    for closed, below in zip(list(python.parents)[:0:-1], list(python.parents)[-2::-1], strict=True):
+        if closed.stat().st_mode & stat.S_IXOTH:
+            continue
+        kept = scratch / "interpreter"
+        kept.mkdir()
+        for command in (["mount", "--bind", below, kept], ["mount", "-t", "tmpfs", "-o", "mode=755", "none", closed],
+                        ["mkdir", below], ["mount", "--bind", kept, below]):
+            subprocess.run(command, check=True)
+        return

@@ -21,6 +21,10 @@ Directories = Annotated[
     list[str] | None,
     typer.Option("--directory", metavar="DIR", help="Where the segments go, one a drive; repeatable."),
 ]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option("--device", metavar="SERIAL", help="A whole drive for the segments instead; repeatable."),
+]
 Backend = Annotated[
     str | None,
     typer.Option("--backend", metavar="NAME", help="uring, pread, ...; else the first that works."),
@@ -110,6 +114,7 @@ def import_model(
     *,
     name: Name = None,
     directory: Directories = None,
+    device: Devices = None,
     timeout: options.Timeout = None,
     as_json: options.Json = False,
     socket: options.Socket = None,
@@ -118,7 +123,9 @@ def import_model(
     with (
         guard(as_json),
         options.connect(context, socket) as client,
-        client.import_model(source, name=name, directories=directory or (), timeout=timeout) as events,
+        client.import_model(
+            source, name=name, directories=directory or (), devices=device or (), timeout=timeout
+        ) as events,
     ):
         _play_import(events, as_json)
 

@@ -311,6 +311,7 @@ class ImportRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     DIRECTORIES_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """A GGUF file (the first, of a split one) on the server."""
     name: _builtins.str
@@ -319,16 +320,21 @@ class ImportRequest(_message.Message):
     def directories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Where the segments go, one directory a drive; empty: the server's store, where the manifest goes in any case."""
 
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Serial numbers of drives; the segments go there instead of into directories. What else is on them stays."""
+
     def __init__(
         self,
         *,
         source: _builtins.str = ...,
         name: _builtins.str | None = ...,
         directories: _abc.Iterable[_builtins.str] | None = ...,
+        devices: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "name", b"name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "directories", b"directories", "name", b"name", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_name", b"_name", "devices", b"devices", "directories", b"directories", "name", b"name", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
     _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015

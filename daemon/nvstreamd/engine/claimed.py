@@ -1,0 +1,92 @@
+"""How does an engine read from drives that the daemon claimed for it? By two descriptors each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from nvdma.arena import Arena
+from nvdma.backend import Backend
+from nvdma.backends.nvme import NvmeBackend, Place
+from nvdma.errors import DmaError
+from nvdma.nvme.drive import Drive
+from nvdma.pci.access import VfioAccess
+from nvdma.pci.vfio import Container, Device
+from nvdma.select import Factory, Sample
+from nvdma.types import Source
+from nvstreamd.engine.describe import ModelFile
+from nvstreamd.errors import ProtocolError, StorageError
+from nvstreamd.weights.files import OpenFile
+from nvstreamd.weights.manifest import DriveHome
+from nvstreamd.wire.engine_pb2 import ClaimedDrive
+
+NVME_HOST = "nvme_host"
+DEPTH = 32
+DESCRIPTORS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedFile(OpenFile):
+    """A part of a model on a drive that is ours: nobody else can change it, and the kernel has no descriptor of it."""
+
+    drive: Drive
+    nsid: int
+
+    def check_unchanged(self) -> None:
+        """Nothing: its bytes were compared with those of the import when the drive was opened."""
+
+    def read(self, count: int, offset: int) -> bytes:
+        """See OpenFile; only while the backend is open. The streamer's thread goes on meanwhile."""
+        try:
+            namespace = self.drive.controller.namespace(self.nsid)
+            return self.drive.side.read(namespace, offset, min(count, max(0, self.size - offset)))
+        except DmaError as error:
+            raise StorageError(f"{self.path}: reading at offset {offset} failed: {error.what}", error.hint) from error
+
+
+class ClaimedDrives:
+    """The drives that came with a load command, by their serial numbers; none is started yet."""
+
+    def __init__(self, given: Sequence[ClaimedDrive], fds: Sequence[int]) -> None:
+        if len(fds) != DESCRIPTORS * len(given):
+            raise ProtocolError(f"{len(given)} drives came with {len(fds)} descriptors")
+        pairs = zip(fds[::DESCRIPTORS], fds[1::DESCRIPTORS], strict=True)
+        self._drives = {each.serial: _drive(each, *pair) for each, pair in zip(given, pairs, strict=True)}
+
+    def __bool__(self) -> bool:
+        return bool(self._drives)
+
+    def attach(self, model: ModelFile) -> ModelFile:
+        """The model with its parts read from the drives. Raises ProtocolError when a part is on none of them."""
+        if not self:
+            return model
+        data = [file if home is None else self._file(file, home)
+                for file, home in zip(model.data, model.manifest.homes, strict=True)]
+        return replace(model, data=tuple(data))
+
+    def factories(self, model: ModelFile) -> Mapping[str, Factory]:
+        """The backend that streams from them."""
+        numbers = {serial: number for number, serial in enumerate(self._drives)}
+        # Offsets of extents and samples count from the drive's beginning.
+        places = [None if home is None else Place(numbers[home.serial], home.nsid, 0) for home in model.manifest.homes]
+
+        def make(sources: Sequence[Source], arena: Arena, _: int) -> Backend:
+            return NvmeBackend(NVME_HOST, list(self._drives.values()), places, sources, arena)
+
+        return {NVME_HOST: make}
+
+    def _file(self, file: OpenFile, home: DriveHome) -> ClaimedFile:
+        drive = self._drives.get(home.serial)
+        if drive is None:
+            raise ProtocolError(f"drive {home.serial} holds a part of the model and did not come with it")
+        return ClaimedFile(file.fd, file.path, home.offset + home.size, 0, 0, drive, home.nsid)
+
+
+def samples(model: ModelFile) -> list[Sample]:
+    """What must be found on the drives: digests that the import took through the kernel."""
+    return [Sample(number, probe.offset, probe.length, probe.length, bytes.fromhex(probe.digest))
+            for number, home in enumerate(model.manifest.homes) if home is not None for probe in home.probes]
+
+
+def _drive(given: ClaimedDrive, container: int, device: int) -> Drive:
+    return Drive(VfioAccess(Container(container), Device(device)), f"{given.address} ({given.serial})", DEPTH)

@@ -1,0 +1,149 @@
+"""What does a model run on at the moment? One engine, on one of the ways that its bytes can come.
+
+The daemon opens what the way needs and passes descriptors on. Of a drive it keeps only an eventfd, by which the kernel
+asks for the drive back: then the engine, the only process that has it open, is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import ExitStack
+from pathlib import Path
+
+from nvstreamd.errors import HardwareError, NvstreamError
+from nvstreamd.supervisor.jobs import checked
+from nvstreamd.supervisor.opening import in_thread, opened
+from nvstreamd.supervisor.process import EngineProcess, named
+from nvstreamd.supervisor.ways import Machine, Opening, Way, ways_to
+from nvstreamd.wire.engine_pb2 import ClaimedDrive, FromEngine, Load, Loaded, ToEngine
+
+log = logging.getLogger(__name__)
+
+# Too small a limit is so on every way.
+LIMITS = ("budget", "kv_budget")
+
+
+class Lane:
+    """The engine of the model at `path`, loaded by `command`; `name` is the model's, for the log.
+
+    `given_up` says which ways failed, and why.
+    """
+
+    def __init__(self, name: str, path: Path, command: Load, user: str | None, machine: Machine) -> None:
+        self.name = name
+        self.path = path
+        self.command = command
+        self.user = user
+        self.machine = machine
+        self.given_up: list[str] = []
+        self._ways: list[Way] | None = None
+        self._engine = EngineProcess(user)
+        self._opening = Opening(())
+        self._of_way = ExitStack()
+        self._of_engine = ExitStack()
+        self._wanted_back = ""
+
+    @property
+    def pid(self) -> int | None:
+        """The engine's process id."""
+        return self._engine.pid
+
+    @property
+    def has_other(self) -> bool:
+        """Whether another way is left."""
+        return self._ways is not None and len(self._ways) > 1
+
+    async def begin(self) -> Loaded:
+        """The first engine, on the best way that works. Raises the NvstreamError of the last."""
+        if self._ways is None:
+            self._ways = await opened(lambda _: ways_to(self.path, self.command.backends, self.machine), self._of_way)
+        while True:
+            try:
+                self._opening = await opened(self._ways[0].open, self._of_way)
+                return await self._start()
+            except NvstreamError as error:
+                await self.give_up(error)
+
+    async def restart(self) -> Loaded:
+        """Another engine on the same way. Raises NvstreamError; EngineLost when it is worth trying again."""
+        await self._end_engine()
+        if self._wanted_back:
+            raise HardwareError(f"the kernel wants drive {self._wanted_back} back",
+                                "it was unplugged, or its driver unbound: load the model again when it is back")
+        await in_thread(self._check_unchanged)
+        return await self._start()
+
+    async def give_up(self, error: NvstreamError) -> None:
+        """Leaves the way that is in use for the next one. Raises the error when there is none, or none would help."""
+        await self._end_engine()
+        if not self.has_other or error.field in LIMITS:
+            raise error
+        assert self._ways is not None
+        await self._close_way()
+        note = f"{self._ways.pop(0).name} given up: {error}"
+        self.given_up.append(note)
+        log.warning("model %s: %s", self.name, note)
+
+    async def end(self) -> None:
+        """Ends the engine and gives everything back."""
+        await self._end_engine()
+        await self._close_way()
+
+    def send(self, command: ToEngine) -> None:
+        """See EngineProcess."""
+        self._engine.send(command)
+
+    async def receive(self) -> FromEngine:
+        """See EngineProcess."""
+        return await self._engine.receive()
+
+    def _check_unchanged(self) -> None:
+        """Of a drive that is still the kernel's this reads some pages."""
+        for file in self._opening.files:
+            if file.fd >= 0:
+                file.check_unchanged()
+
+    async def _start(self) -> Loaded:
+        assert self._ways is not None
+        command = Load()
+        command.CopyFrom(self.command)
+        command.files.extend(named(self._opening.files))
+        del command.backends[:]
+        command.backends.extend(self._ways[0].backends)
+        self._engine, self._wanted_back = EngineProcess(self.user), ""
+        with ExitStack() as passed:
+            descriptors = self._open_drives(command, passed)
+            await self._engine.start(ToEngine(load=command), self._opening.files, descriptors)
+        return checked(await self._engine.receive()).loaded
+
+    def _open_drives(self, command: Load, passed: ExitStack) -> list[int]:
+        """Descriptors to pass on, and a watch on each drive. `passed` closes what is not needed after that."""
+        descriptors: list[int] = []
+        for drive in self._opening.drives:
+            descriptors_of = drive.open(passed)
+            self._watch(drive.serial, drive.watch(descriptors_of, self._of_engine))
+            descriptors += [descriptors_of.container, descriptors_of.device]
+            command.drives.append(ClaimedDrive(serial=drive.serial, address=drive.address))
+        return descriptors
+
+    def _watch(self, serial: str, event: int) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(event, self._give_back, serial, event)
+        self._of_engine.callback(loop.remove_reader, event)
+
+    def _give_back(self, serial: str, event: int) -> None:
+        """The kernel waits until nobody has the drive open."""
+        asyncio.get_running_loop().remove_reader(event)
+        log.warning("model %s: the kernel wants drive %s back", self.name, serial)
+        self._wanted_back = serial
+        self._engine.kill()
+
+    async def _end_engine(self) -> None:
+        await self._engine.stop()
+        self._of_engine.close()
+
+    async def _close_way(self) -> None:
+        stack, self._of_way = self._of_way, ExitStack()
+        self._opening = Opening(())
+        await in_thread(stack.close)

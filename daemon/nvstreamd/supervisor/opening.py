@@ -1,0 +1,69 @@
+"""How does the daemon open a model's files and drives, without holding up everybody while it looks at a machine?"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from nvstreamd.weights.drive_files import Drives, open_files
+from nvstreamd.weights.files import OpenFile, open_all, parts_of
+from nvstreamd.weights.store import SUFFIX, files_of
+
+T = TypeVar("T")
+
+
+def open_model(path: Path, drives: Drives, stack: ExitStack) -> list[OpenFile]:
+    """All files of the model at `path`: GGUF parts, or what a packed directory consists of, parts on drives too.
+
+    `stack` closes them. Raises NvstreamError.
+    """
+    return open_files(files_of(path), drives, stack) if path.suffix == SUFFIX else open_all(parts_of(path), stack)
+
+
+async def opened(work: Callable[[ExitStack], T], stack: ExitStack) -> T:
+    """What `work` opens, in a thread; `stack` closes it. Raises what `work` raises.
+
+    Who is cancelled does not wait: what is opened after that is closed at once.
+    """
+    opening = _Opening(work)
+    try:
+        found = await asyncio.to_thread(opening.run)
+    except asyncio.CancelledError:
+        opening.leave()
+        raise
+    stack.callback(opening.leave)
+    return found
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """What `work` returns, from a thread. It is done in any case, also when nobody waits for it any more."""
+    return await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, work))
+
+
+class _Opening(Generic[T]):
+    """What one thread opens, and whoever waited for it, or does not any more, closes."""
+
+    def __init__(self, work: Callable[[ExitStack], T]) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._is_left = False
+        self._kept = ExitStack()
+
+    def run(self) -> T:
+        """In the thread."""
+        with ExitStack() as own:
+            found = self._work(own)
+            with self._lock:
+                if not self._is_left:
+                    self._kept = own.pop_all()
+            return found
+
+    def leave(self) -> None:
+        """Closes what is open, and lets nothing stay open that is opened later."""
+        with self._lock:
+            self._is_left = True
+        self._kept.close()

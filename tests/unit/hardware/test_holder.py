@@ -1,0 +1,100 @@
+"""Does a model get its drives together or not at all, and does the kernel get every one of them back?"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from nvdma.pci.address import PciAddress
+from nvstreamd.errors import ClaimRefused, DriveInUse, HardwareError, NotFound
+from nvstreamd.hardware.claims import Claims
+from nvstreamd.hardware.drivers import driver_of
+from nvstreamd.hardware.eligibility import Policy
+from nvstreamd.hardware.holder import ClaimHolder
+from nvstreamd.hardware.inventory import take
+from nvstreamd.hardware.journal import Journal
+from support.fake_kernel import ADDRESS, SECOND, SERIAL, FakeKernel, Fate
+
+OTHER = "LAB1"
+
+
+def kernel_of(root: Path, fate: Fate | None = None) -> FakeKernel:
+    kernel = FakeKernel(root / "machine", fate)
+    kernel.boot(drives=(ADDRESS, SECOND))
+    return kernel
+
+
+def holder_of(root: Path, kernel: FakeKernel, *serials: str) -> ClaimHolder:
+    return ClaimHolder(Claims(kernel, Journal(root / "claims")), Policy(frozenset(serials)))
+
+
+def drivers(kernel: FakeKernel) -> list[str | None]:
+    return [driver_of(kernel, address) for address in (ADDRESS, SECOND)]
+
+
+def test_drives_are_taken_and_come_back_with_the_stack(tmp_path: Path) -> None:
+    kernel = kernel_of(tmp_path)
+    assert [found.serial for found in take(kernel).controllers] == [SERIAL, OTHER]
+    holder = holder_of(tmp_path, kernel, SERIAL, OTHER)
+    with ExitStack() as stack:
+        held = holder.hold([OTHER, SERIAL], stack)
+        assert [(drive.serial, drive.address) for drive in held] == [(OTHER, SECOND), (SERIAL, ADDRESS)]
+        assert drivers(kernel) == ["vfio-pci", "vfio-pci"]
+    assert drivers(kernel) == ["nvme", "nvme"] and not holder.claims.journal.records()
+
+
+@pytest.mark.parametrize(("second", "named", "error"), [
+    ("NOWHERE", (SERIAL, "NOWHERE"), NotFound), (OTHER, (SERIAL,), ClaimRefused), (SERIAL, (SERIAL,), DriveInUse),
+])
+def test_when_one_cannot_be_had_none_is_kept(tmp_path: Path, second: str, named: tuple[str, ...],
+                                            error: type[Exception]) -> None:
+    kernel = kernel_of(tmp_path)
+    holder = holder_of(tmp_path, kernel, *named)
+    with ExitStack() as stack:
+        with pytest.raises(error):
+            holder.hold([SERIAL, second], stack)
+        assert drivers(kernel) == ["nvme", "nvme"]
+        assert holder.hold([SERIAL], stack)
+
+
+def test_two_models_do_not_share_a_drive_and_the_second_may_have_it_afterwards(tmp_path: Path) -> None:
+    holder = holder_of(tmp_path, kernel_of(tmp_path), SERIAL)
+    with ExitStack() as first:
+        holder.hold([SERIAL], first)
+        with ExitStack() as second, pytest.raises(DriveInUse, match="another model's"):
+            holder.hold([SERIAL], second)
+    with ExitStack() as second:
+        assert holder.hold([SERIAL], second)
+
+
+def test_what_a_daemon_before_us_left_is_given_back_at_the_start(tmp_path: Path) -> None:
+    kernel = kernel_of(tmp_path)
+    holder_of(tmp_path, kernel, SERIAL).hold([SERIAL], ExitStack())  # and is killed
+    assert drivers(kernel) == ["vfio-pci", "nvme"]
+    holder_of(tmp_path, kernel, SERIAL).recover()
+    assert drivers(kernel) == ["nvme", "nvme"]
+
+
+def test_a_drive_that_cannot_be_given_back_stays_in_the_journal(tmp_path: Path,
+                                                              caplog: pytest.LogCaptureFixture) -> None:
+    fate = Fate()
+    kernel = kernel_of(tmp_path, fate)
+    holder = holder_of(tmp_path, kernel, SERIAL)
+    with ExitStack() as stack:
+        holder.hold([SERIAL], stack)
+        fate.refuse_from = fate.operations
+    assert "is not given back" in caplog.text
+    assert [record.address for record in holder.claims.journal.records()] == [PciAddress.parse(ADDRESS)]
+    fate.refuse_from = None
+    holder.recover()
+    assert drivers(kernel) == ["nvme", "nvme"]
+
+
+def test_opening_says_which_drive_and_why(tmp_path: Path) -> None:
+    """There is no such function on this machine: what VFIO says is an error of ours."""
+    with ExitStack() as stack:
+        (drive,) = holder_of(tmp_path, kernel_of(tmp_path), SERIAL).hold([SERIAL], stack)
+        with pytest.raises(HardwareError, match=SERIAL):
+            drive.open(stack)

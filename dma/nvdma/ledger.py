@@ -71,9 +71,11 @@ class Ledger:
         """Note all of ``reads``, or none: raises QueueFull or InvalidRead."""
         if self.in_flight + len(reads) > self._facts.depth:
             raise QueueFull(self._facts.depth, self.in_flight, len(reads))
-        tags = set(self._pending) | {tag for tag, _ in self._outcomes}
+        tags = {tag for tag, _ in self._outcomes}
         for read in reads:
-            self._check(read, tags)
+            if not 0 <= read.tag < TAG_LIMIT or read.tag in self._pending or read.tag in tags:
+                raise InvalidRead(f"tag {read.tag} is in flight already or outside 0..2**64-1")
+            self._check(read)
             tags.add(read.tag)
         admitted = [Pending(read, self._expected(read)) for read in reads]
         self._pending.update((pending.read.tag, pending) for pending in admitted)
@@ -161,11 +163,18 @@ class Ledger:
         del self._pending[pending.read.tag]
         self._outcomes.append((pending.read.tag, outcome))
 
-    def _check(self, read: Read, tags: set[int]) -> None:
-        if not 0 <= read.tag < TAG_LIMIT or read.tag in tags:
-            raise InvalidRead(f"tag {read.tag} is in flight already or outside 0..2**64-1")
+    def _check(self, read: Read) -> None:
         if not 0 <= read.source < len(self._sources):
             raise InvalidRead(f"tag {read.tag}: source {read.source} of {len(self._sources)} does not exist")
+        alignment, size = self._facts.alignment, self._sources[read.source].size
+        right = (0 <= read.offset < size and 0 < read.length <= self._facts.max_read
+                 and 0 <= read.target <= self._arena_nbytes - read.length
+                 and not (read.offset % alignment or read.length % alignment or read.target % alignment))
+        if not right:
+            self._explain(read)
+
+    def _explain(self, read: Read) -> None:
+        """Raises InvalidRead saying what is wrong with it."""
         source = self._sources[read.source]
         where = f"{source.path}: tag {read.tag}"
         if not 0 <= read.offset < source.size:

@@ -27,6 +27,8 @@ from nvdma.pci.dma import PAGE, BusAddresses
 from nvdma.types import BackendFacts, Completion, Read, Source
 
 MAX_READ = 2 << 20
+# A page for a list is kept for so much of the arena: lists take less than a hundredth of it.
+BYTES_A_LIST = 512 << 10
 # Between two looks at the queues we sleep as long as this part of what is under way should take: the rest keeps the
 # drive busy meanwhile, and what completed is answered with one doorbell.
 PART_SLEPT_OVER = 0.25
@@ -49,44 +51,59 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """A command under way: the read it is a part of, the page its list is in, what an error names."""
+    """A command under way: the read it is a part of, the page that its list has for this once, what an error names."""
 
     pending: Pending
-    slot: int
+    slot: int | None
     lba: int
 
 
 class _Lane:
-    """One drive with what is under way on it."""
+    """One drive with what is under way on it.
+
+    A streamer reads into the same places again and again: entries and lists of the first such commands are kept.
+    """
 
     def __init__(self, drive: Drive, target: BusAddresses) -> None:
         self.drive = drive
         self.target = target
         self.flights: dict[int, _Flight] = {}
-        self._free = list(range(drive.depth))
-        self._lists = np.frombuffer(drive.lists.view, np.uint64).reshape(drive.depth, -1)
         self._list_pages = drive.lists.bus.pages(0, drive.lists.nbytes).tolist()
+        self._lists = np.frombuffer(drive.lists.view, np.uint64).reshape(len(self._list_pages), -1)
+        self._free = list(range(drive.depth))
+        self._spare = list(range(drive.depth, len(self._list_pages)))
+        self._kept: dict[tuple[int, int, int], bytes] = {}
 
     def submit(self, namespace: NamespaceFacts, offset: int, nbytes: int, pendings: Sequence[Pending]) -> None:
         """Commands of `nbytes` each, for reads of a source at byte `offset` of the namespace; one doorbell."""
-        flights = [_Flight(each, self._free.pop(), (offset + each.read.offset) // namespace.block_bytes)
-                   for each in pendings]
-        fields = np.array([(flight.lba, *self._pointers(flight, nbytes)) for flight in flights], np.uint64)
-        entries = commands.read(namespace.nsid, fields[:, 0], nbytes // namespace.block_bytes, fields[:, 1],
-                                fields[:, 2])
-        self.flights.update(zip(self.drive.queue.submit(entries), flights, strict=True))
+        flights, entries = [], []
+        for pending in pendings:
+            entry, slot = self._entry(namespace, pending.read.target, nbytes)
+            lba = (offset + pending.read.offset) // namespace.block_bytes
+            flights.append(_Flight(pending, slot, lba))
+            entries.append((entry, lba))
+        self.flights.update(zip(self.drive.queue.submit_prepared(entries), flights, strict=True))
 
-    def _pointers(self, flight: _Flight, nbytes: int) -> tuple[int, int]:
-        """PRP1 and PRP2, the list of the command written to the page of its own."""
-        pages = self.target.pages(flight.pending.read.target, nbytes)
-        prp1, prp2, listed = prepare(pages, self._list_pages[flight.slot])
-        self._lists[flight.slot, : len(listed)] = listed
-        return prp1, prp2
+    def _entry(self, namespace: NamespaceFacts, target: int, nbytes: int) -> tuple[bytes, int | None]:
+        """The command's entry but for its block, and the page of its list, unless that is kept."""
+        key = (namespace.nsid, target, nbytes)
+        kept = self._kept.get(key)
+        if kept is None and self._spare:
+            kept = self._kept[key] = self._prepared(namespace, target, nbytes, self._spare.pop())
+        if kept is not None:
+            return kept, None
+        slot = self._free.pop()
+        return self._prepared(namespace, target, nbytes, slot), slot
+
+    def _prepared(self, namespace: NamespaceFacts, target: int, nbytes: int, page: int) -> bytes:
+        prp1, prp2, listed = prepare(self.target.pages(target, nbytes), self._list_pages[page])
+        self._lists[page, : len(listed)] = listed
+        return commands.read(namespace.nsid, 0, nbytes // namespace.block_bytes, prp1, prp2).tobytes()
 
     def reap(self) -> list[tuple[_Flight, CommandCompletion]]:
         """What has completed."""
         done = [(self.flights.pop(found.cid), found) for found in self.drive.queue.reap()]
-        self._free += [flight.slot for flight, _ in done]
+        self._free += [flight.slot for flight, _ in done if flight.slot is not None]
         return done
 
     def close(self) -> None:
@@ -191,7 +208,7 @@ class NvmeBackend:
 
     def _open_lane(self, drive: Drive, stack: ExitStack) -> _Lane:
         target = self._target(drive, stack)
-        drive.open(stack)
+        drive.open(stack, self._arena.nbytes // BYTES_A_LIST)
         lane = _Lane(drive, target)
         stack.callback(lane.close)
         return lane

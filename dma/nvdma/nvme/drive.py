@@ -34,12 +34,15 @@ class Drive:
         self.name = name
         self.depth = depth
 
-    def open(self, stack: ExitStack) -> None:
-        """Starts the controller. Raises what Controller.open raises, VfioError and ArenaExhausted."""
+    def open(self, stack: ExitStack, spare_lists: int = 0) -> None:
+        """Starts the controller. `lists` gets so many pages more, for lists that are kept.
+
+        Raises what Controller.open raises, VfioError and ArenaExhausted.
+        """
         entries = self.depth + 1  # a ring is never quite full
         admin = self.memory(ADMIN_BYTES, stack)
         rings = self.memory(queue_bytes(entries), stack)
-        self.lists = self.memory(self.depth * PAGE, stack)
+        self.lists = self.memory((self.depth + spare_lists) * PAGE, stack)
         side = self.memory(SIDE_BYTES, stack)
         registers = self.access.map_registers(stack)
         self.access.enable_bus_master(stack)

@@ -11,7 +11,8 @@ have (the lock of `nvdma.backends.ring` only orders CPUs): this driver is for x8
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,9 @@ from nvdma.pci.mmio import Registers, wait_until
 
 MIN_ENTRIES, MAX_ENTRIES = 2, 4096
 CQE_WORDS = spec.CQE_BYTES // 4
+# Double word 0, bits 31:16; double words 10 and 11 of a read (NVM Command Set Specification 1.0, section 3.2.4).
+CID, CID_OFFSET = struct.Struct("<H"), 2
+LBA, LBA_OFFSET = struct.Struct("<Q"), 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class QueuePair:
         self._outstanding: set[int] = set()
         self._next_cid = 0
         self._sq: Entries | None = None
+        self._submissions: memoryview | None = None
         self._cq: memoryview | None = None
         self._tail = self._head = 0
         self._phase = 1
@@ -88,7 +93,7 @@ class QueuePair:
         """Empties the rings; to be called before the controller hears of them, and undone by `close`."""
         submissions, completions = self._offsets
         ring = self._memory.view[submissions : submissions + self.entries * spec.SQE_BYTES]
-        self._sq = np.frombuffer(ring, spec.SQE)
+        self._sq, self._submissions = np.frombuffer(ring, spec.SQE), ring
         self._cq = self._memory.view[completions : completions + self.entries * spec.CQE_BYTES].cast("I")
         # What is left of an earlier queue must not look like completions of this one.
         self._cq.cast("B")[:] = bytes(self._cq.nbytes)
@@ -99,6 +104,9 @@ class QueuePair:
     def close(self) -> None:
         """Lets go of the memory, once the controller does not use it any more. Commands outstanding are forgotten."""
         self._sq = None
+        if self._submissions is not None:
+            self._submissions.release()
+        self._submissions = None
         if self._cq is not None:
             self._cq.release()
         self._cq = None
@@ -118,6 +126,26 @@ class QueuePair:
         cids = self._take_cids(len(entries))
         self._copy(self._sq, entries, np.array(cids, np.uint16))
         self._tail = (self._tail + len(entries)) % self.entries
+        self._registers.write32(self._tail_doorbell, self._tail)
+        return cids
+
+    def submit_prepared(self, commands: Sequence[tuple[bytes, int]]) -> list[int]:
+        """What `submit` does, for reads whose entries were made before: each as bytes, and its first block.
+
+        A few times faster than `submit` for a few commands: no array is made. Raises what `submit` raises.
+        """
+        ring = self._submissions
+        if ring is None:
+            raise QueueClosed(f"{self.name} is closed")
+        if len(commands) > self.room:
+            raise QueueFull(self.entries - 1, len(self._outstanding), len(commands))
+        cids = self._take_cids(len(commands))
+        for cid, (entry, lba) in zip(cids, commands, strict=True):
+            at = self._tail * spec.SQE_BYTES
+            ring[at : at + spec.SQE_BYTES] = entry
+            CID.pack_into(ring, at + CID_OFFSET, cid)
+            LBA.pack_into(ring, at + LBA_OFFSET, lba)
+            self._tail = (self._tail + 1) % self.entries
         self._registers.write32(self._tail_doorbell, self._tail)
         return cids
 

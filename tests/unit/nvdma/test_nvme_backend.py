@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from nvdma.arena import Arena
-from nvdma.backends.nvme import NvmeBackend, Place
+from nvdma.backends.nvme import BYTES_A_LIST, NvmeBackend, Place
 from nvdma.errors import (
     BackendUnavailable,
     CommandRefused,
@@ -48,12 +49,13 @@ class Bench:
         return [Read(tag, source, tag * PAGE, PAGE, tag * PAGE) for tag in range(count)]
 
 
-def bench(stack: ExitStack, models: list[Model], block: int = 512, nbytes: int = 64 * PAGE) -> Bench:
+def bench(stack: ExitStack, models: list[Model], block: int = 512, nbytes: int = 64 * PAGE,
+          arena_bytes: int = 64 * PAGE) -> Bench:
     """Closed yet."""
     devices = [ScriptedDevice({1: Image(bytearray(content(nbytes, seed)), block)}, model)
                for seed, model in enumerate(models)]
     accesses = [ScriptedAccess(device) for device in devices]
-    arena = stack.enter_context(Arena(64 * PAGE))
+    arena = stack.enter_context(Arena(arena_bytes))
     drives = [Drive(access, f"nvme{number}", DEPTH) for number, access in enumerate(accesses)]
     sources = [Source(-1, f"part-{number}", 32 * PAGE) for number in range(len(models))]
     places = [Place(number, 1, PAGE) for number in range(len(models))]
@@ -174,3 +176,24 @@ def test_one_doorbell_a_batch(opened: Bench) -> None:
     before = opened.devices[0].accesses
     opened.backend.submit(opened.reads(DEPTH))
     assert opened.devices[0].accesses == before + 1
+
+
+def test_commands_into_places_seen_before_bring_what_is_asked_for_now() -> None:
+    """Lists are kept for some places only: three here, and others beside them."""
+    with ExitStack() as stack:
+        made = bench(stack, [Model()], arena_bytes=3 * BYTES_A_LIST)
+        made.backend.open()
+        stack.callback(made.backend.close)
+        draw, pages = random.Random(3), content(64 * PAGE, 0)[PAGE:]
+        places = [(slot * 8, length) for slot in range(DEPTH) for length in (1, 2, 3, 8)]
+        for tag in range(200):
+            reads = [Read(tag * DEPTH + number, 0, draw.randrange(24) * PAGE, length * PAGE, at * PAGE)
+                     for number, (at, length) in enumerate(draw.sample(places, DEPTH // 2))]
+            reads = list({read.target: read for read in reads}.values())
+            made.backend.submit(reads)
+            while made.backend.in_flight:
+                made.backend.wait(SECONDS)
+            for read in reads:
+                found = bytes(made.arena.view[read.target : read.target + read.length])
+                assert found == pages[read.offset : read.offset + read.length], read
+        assert made.devices[0].violations == [] and made.devices[0].bus.faults == []

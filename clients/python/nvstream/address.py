@@ -72,6 +72,7 @@ def channel_options() -> list[tuple[str, str | int]]:
         ("grpc.max_metadata_size", METADATA_BYTES),
         # A restarted daemon is found again at once; a failed connect to a local socket costs nothing.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # How long an attempt may take: systemd accepts for a daemon that it starts only then.
+        ("grpc.min_reconnect_backoff_ms", 20_000),
         ("grpc.max_reconnect_backoff_ms", 1000),
     ]

@@ -10,7 +10,7 @@ from vm.lab import MIB, ROOT, Drive, Guest, Hardware, image
 
 FILES = sorted(path.name for path in (Path(__file__).parent / "guest").glob("test_*.py"))
 PYTEST = f"{ROOT}/.venv/bin/python -m pytest -p no:cacheprovider -q -rs --durations=8 tests/vm/guest"
-SECONDS = 400.0
+SECONDS = 600.0
 # As in guest/test_nvme_vram.py.
 WITNESSED_OFFSET, WITNESSED_BYTES = 8 * MIB, 32 * MIB
 

@@ -16,10 +16,10 @@ from nvdma.bandwidth import Extent as RawExtent
 from nvdma.bandwidth import measure
 from nvdma.errors import DmaError
 from nvdma.select import Selection, probe
-from nvdma.types import Source
+from nvdma.types import BackendFacts, Source
 from nvstream.v1.models_pb2 import Placement
 from nvstreamd.architectures.decoder import decoder_layer, inverse_frequencies, rope_angles
-from nvstreamd.engine.claimed import ClaimedDrives, samples
+from nvstreamd.engine.claimed import NVME_HOST, ClaimedDrives, samples
 from nvstreamd.engine.describe import ModelFile
 from nvstreamd.engine.kv_store import bytes_per_token, heads_of, make_cache
 from nvstreamd.engine.runner import Runner
@@ -190,9 +190,7 @@ def median_seconds(work: Callable[[], None], times: int) -> float:
 def placement_message(loaded: Loaded) -> Placement:
     """The plan, what it rests on, and what was refused, for status."""
     facts = loaded.selection.backend.facts
-    registered = "registered buffers" if facts.registered_buffers else "buffers not registered"
-    direct = "O_DIRECT" if facts.direct else "page cache"
-    notes = [f"{facts.name}: {direct}, {registered}, {facts.depth} reads in flight", *facts.notes]
+    notes = [f"{facts.name}: {_how(facts)}, {facts.depth} reads in flight", *facts.notes]
     notes += [f"{refusal.name} refused: {refusal.reason}" for refusal in loaded.selection.refused]
     notes += loaded.kernel_notes
     return Placement(
@@ -206,3 +204,11 @@ def placement_message(loaded: Loaded) -> Placement:
         notes=notes,
         kernel=loaded.runner.ops.name,
     )
+
+
+def _how(facts: BackendFacts) -> str:
+    """By which means its bytes come, and into what."""
+    if facts.name == NVME_HOST:
+        return "queues of the drives' own, memory pinned for them"
+    registered = "registered buffers" if facts.registered_buffers else "buffers not registered"
+    return f"{'O_DIRECT' if facts.direct else 'page cache'}, {registered}"

@@ -14,7 +14,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -66,9 +66,10 @@ def measure(ops: CpuOps, weight: Weight, rounds: int, peer: Peer | None) -> Samp
               for width in WIDTHS}
     for number in range(rounds + 1):
         for width, (x, y) in inputs.items():
-            # The first of two finds the threads awake, and ggml's gone to sleep.
-            ours = [seconds(lambda: ops.linear(x, weight, y)) for _ in range(2)][1]  # noqa: B023
-            read = seconds(lambda: ops.context.read(weight.data.ctypes.data, weight.data.size))
+            with peer.stopped() if peer else nullcontext():
+                # The first of two wakes the threads.
+                ours = [seconds(lambda: ops.linear(x, weight, y)) for _ in range(2)][1]  # noqa: B023
+                read = seconds(lambda: ops.context.read(weight.data.ctypes.data, weight.data.size))
             theirs = peer.seconds(f"{weight.type.id} {width}") if peer else 0.0
             if number:  # the first round warms up
                 samples.ours[width].append(ours)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,16 @@ class Peer:
         assert self.process.stdin is not None
         self.process.stdin.write(f"{command}\n".encode())
         return self.answer()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Its threads spin for a while after an answer: not beside whom it is compared with."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+        try:
+            yield
+        finally:
+            os.kill(self.process.pid, signal.SIGCONT)
 
     def rate(self, command: str) -> float:
         """Tokens a second of `decode SEQUENCES TOKENS` or `prefill TOKENS`."""

@@ -1,10 +1,13 @@
 # What can be done with this tree? `make` lists it; every target does its own set-up.
 SHELL := /bin/bash
 PYTHON ?= python3
+PREFIX ?= /usr
+DESTDIR ?=
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint proto bench bench-streaming bench-kernels bench-engine bench-nvme llamacpp deb clean setup-demo setup-test setup-lab lab-packages vm-test
+.PHONY: help demo test test-fast lint proto bench bench-streaming bench-kernels bench-engine bench-nvme llamacpp deb install uninstall clean setup-demo \
+  setup-test setup-lab setup-image lab-packages vm-test
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -18,18 +21,21 @@ setup-test:
 setup-lab: setup-test
 	@$(PYTHON) scripts/setup_lab.py
 
+setup-image: setup-lab
+	@$(VENV)/python scripts/build_image.py
+
 lab-packages: ## installs QEMU and what the guests need, as root, with apt-get
 	@$(PYTHON) scripts/setup_lab.py packages
 
 demo: setup-demo ## a real model answers while its weights stream from disk, under a ceiling smaller than the model
 	@$(VENV)/python scripts/demo.py
 
-test: setup-test setup-lab ## all tests: the fast ones, the slow ones, then those in QEMU guests where QEMU is
+test: setup-test setup-image ## all tests: the fast ones, the slow ones, then those in QEMU guests where QEMU is
 	$(VENV)/python -m pytest -q -m "not slow and not vm"
 	$(VENV)/python -m pytest -q -m slow
 	$(VENV)/python -m pytest -q -m vm
 
-vm-test: setup-lab ## the hardware side, in QEMU guests
+vm-test: setup-image ## the hardware side and the service, in QEMU guests
 	$(VENV)/python -m pytest -q -m vm
 
 test-fast: setup-test ## the tests of less than a few seconds each
@@ -55,8 +61,14 @@ bench-engine: setup-test llamacpp ## decode, prefill and eight users beside llam
 bench-nvme: setup-lab ## our NVMe queues beside fio through the kernel's driver, in a guest (build/bench/nvme.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.nvme
 
-deb: setup-test ## a Debian package that brings all it needs (build/deb)
+deb: ## a Debian package that brings all it needs (build/deb)
 	@$(PYTHON) scripts/build_deb.py
+
+install: ## what the package has, without a package manager: PREFIX=/usr, DESTDIR for who makes a package of it
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" $(PYTHON) scripts/install.py install
+
+uninstall: ## removes it; what the service has written stays
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" $(PYTHON) scripts/install.py uninstall
 
 llamacpp: setup-test ## builds llama.cpp for this processor, once, into build/llama.cpp: the peer of bench-engine
 	@$(VENV)/python scripts/build_llamacpp.py

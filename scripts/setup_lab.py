@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / "build/lab"
 MODULES = ("nvstream",)
 PACKAGES = ("qemu-system-x86", "busybox-static", "kmod", "util-linux", "fio", "e2fsprogs", "fdisk",
-            "linux-headers-amd64", "gcc", "make")
+            "linux-headers-amd64", "gcc", "make", "mmdebstrap")
 META_PACKAGE = "linux-image-amd64"
 
 

@@ -101,9 +101,9 @@ class Guest:
         if self.hardware.iommu:
             command += ["--kopt", "intel_iommu=on"]
         command += ["--qemu-opts", *self.hardware.qemu()]
-        words = _run(command, seconds)
-        status = _text(share / "status").strip()
-        return Result(int(status) if status else None, _text(share / "output"), _text(share / "dmesg"), words)
+        words = run_to_end(command, seconds)
+        status = text_of(share / "status").strip()
+        return Result(int(status) if status else None, text_of(share / "output"), text_of(share / "dmesg"), words)
 
 
 def _wrapped(job: str, share: Path) -> str:
@@ -114,8 +114,8 @@ def _wrapped(job: str, share: Path) -> str:
             f"dmesg > {share}/dmesg\necho $status > {share}/status\nsync\n")
 
 
-def _run(command: Sequence[str], seconds: float) -> str:
-    """What virtme-ng and QEMU say; neither is left running."""
+def run_to_end(command: Sequence[str], seconds: float) -> str:
+    """What virtme-ng or QEMU says; neither is left running."""
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, errors="replace", start_new_session=True) as process:
         try:
@@ -125,7 +125,8 @@ def _run(command: Sequence[str], seconds: float) -> str:
             return f"{process.communicate()[0]}\nno end after {seconds:g} s"
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """What the guest left there, if anything."""
     return path.read_text(errors="replace") if path.exists() else ""
 
 

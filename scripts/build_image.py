@@ -1,0 +1,172 @@
+"""On which machine is the service tested? A Debian with systemd as PID 1 and our package: a disk image in build/lab.
+
+Made by mmdebstrap from the sources that this machine's apt has, so it needs root. The kernel is that of setup_lab.py.
+Usage: build_image.py makes what is missing, nothing when all is there; build_image.py check says what is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import build_deb
+import initrd
+import packaged
+
+LAB = packaged.ROOT / "build/lab"
+SERVICE = LAB / "service"
+IMAGE, INITRD, BEFORE = SERVICE / "image.ext4", SERVICE / "initrd", SERVICE / "before"
+RELEASE = "bookworm"
+PACKAGES = ("systemd", "systemd-sysv", "udev", "kmod", "dbus", "e2fsprogs", "init-system-helpers", "python3",
+            "python3-venv")
+OPTIONS = ("--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
+           "--dpkgopt=path-exclude=/usr/share/locale/*", '--aptopt=APT::Install-Recommends "false"')
+PROXY = re.compile(r"Acquire::https?::(.*::)?(proxy|CaInfo)", re.IGNORECASE)
+PROGRAMS = ("qemu-system-x86_64", "busybox", "mmdebstrap", "mke2fs")
+MIB = 1 << 20
+ROOM = 512 * MIB
+# What the guest does beside being a Debian: it runs the job that the host left in the shared folder, and powers off.
+JOB_UNIT = """\
+[Unit]
+Description=What the host wants to know
+RequiresMountsFor=/lab
+After=multi-user.target
+SuccessAction=poweroff-force
+FailureAction=poweroff-force
+
+[Service]
+Type=exec
+ExecStart=/bin/bash /lab/share/job
+
+[Install]
+WantedBy=multi-user.target
+"""
+SHARE_UNIT = """\
+[Mount]
+What=lab
+Where=/lab
+Type=9p
+Options=trans=virtio,version=9p2000.L,msize=262144
+"""
+
+
+def say(text: str) -> None:
+    """One line on what is being done."""
+    print(f"build-image: {text}", file=sys.stderr, flush=True)
+
+
+def missing() -> str:
+    """Why no image can be made here; empty when one can."""
+    folders = [*os.environ["PATH"].split(":"), "/sbin", "/usr/sbin"]
+    absent = [name for name in PROGRAMS if not any((Path(folder) / name).exists() for folder in folders)]
+    if absent:
+        return f"{', '.join(absent)} not installed (make lab-packages)"
+    if not (LAB / "root").exists():
+        return f"no kernel in {LAB} (make setup-lab)"
+    if os.getuid():
+        return "making a Debian image needs root"
+    return "" if sources() else f"apt here has no sources of Debian's {RELEASE} (apt-get update?)"
+
+
+def sources() -> str:
+    """Where this machine's apt has the release from, as lines for sources.list(5)."""
+    if not shutil.which("apt-get"):
+        return ""
+    fields = "$(ORIGIN) $(CODENAME) $(REPO_URI) $(COMPONENT)"
+    listed = subprocess.run(["apt-get", "indextargets", "--format", fields, "Created-By: Packages"],
+                            capture_output=True, text=True, check=True).stdout
+    found = [line.split() for line in listed.splitlines()]
+    return "".join(f"deb {words[2]} {words[1]} {words[3]}\n" for words in found
+                   if len(words) == 4 and words[0] == "Debian" and words[1].partition("-")[0] == RELEASE)
+
+
+def proxies() -> list[str]:
+    """How this machine's apt reaches its sources, as options of mmdebstrap."""
+    listed = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True).stdout
+    return [f"--aptopt={line}" for line in listed.splitlines() if PROXY.match(line)]
+
+
+def fetched() -> Path:
+    """The bare system as an archive, made once for as long as its packages and sources are the same."""
+    key = hashlib.sha256("\n".join([RELEASE, *PACKAGES, *OPTIONS, sources()]).encode()).hexdigest()[:16]
+    archive = LAB / f"debian-{key}.tar"
+    if not archive.exists():
+        say(f"fetching Debian's {RELEASE}")
+        for older in LAB.glob("debian-*.tar"):
+            older.unlink()
+        partial = archive.with_suffix(".partial.tar")
+        subprocess.run(["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}",
+                        *OPTIONS, *proxies(), RELEASE, partial, "-"], input=sources(), text=True, check=True)
+        partial.rename(archive)
+    return archive
+
+
+def ready() -> Path:
+    """A file that is there when the image is that of this tree."""
+    (kernel,) = (path.name for path in (LAB / "root/lib/modules").iterdir())
+    return SERVICE / f"ready-{packaged.digest()}-{kernel}-{hashlib.sha256(sources().encode()).hexdigest()[:8]}"
+
+
+def install(package: Path, root: Path) -> None:
+    """Our package, as dpkg installs it; what was there before is listed, for its removal to be compared with."""
+    found = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+    BEFORE.write_text("".join(f"/{name}\n" for name in found))
+    shutil.copyfile(package, root / "package.deb")
+    alone = ["unshare", "--pid", "--fork", f"--mount-proc={root}/proc", "chroot", str(root)]
+    done = subprocess.run([*alone, "dpkg", "--install", "/package.deb"], capture_output=True, text=True, check=False,
+                          env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"})
+    if done.returncode:
+        sys.exit(f"build-image: the package cannot be installed:\n{done.stdout}{done.stderr}")
+    (root / "package.deb").unlink()
+
+
+def prepare(root: Path) -> None:
+    """The kernel's modules, and the job that a host may leave."""
+    shutil.copytree(LAB / "root/lib/modules", root / "usr/lib/modules")
+    units = root / "etc/systemd/system"
+    (units / "lab.mount").write_text(SHARE_UNIT)
+    (units / "lab.service").write_text(JOB_UNIT)
+    wanted = units / "multi-user.target.wants"
+    wanted.mkdir(exist_ok=True)
+    (wanted / "lab.service").symlink_to("../lab.service")
+    (root / "lab").mkdir()
+
+
+def make() -> None:
+    """The image, as a whole or not at all."""
+    stamp = ready()
+    package, archive = build_deb.build(), fetched()
+    say("installing the package into an image")
+    shutil.rmtree(SERVICE, ignore_errors=True)
+    SERVICE.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(dir=LAB) as scratch:
+        root = Path(scratch) / "root"
+        root.mkdir()
+        subprocess.run(["tar", "-C", root, "--numeric-owner", "--xattrs", "-xf", archive], check=True)
+        prepare(root)
+        install(package, root)
+        used = int(subprocess.run(["du", "-sm", root], capture_output=True, text=True, check=True).stdout.split()[0])
+        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", root, IMAGE, f"{used + (ROOM // MIB)}M"], check=True)
+    INITRD.write_bytes(initrd.archive(LAB / "root"))
+    stamp.touch()
+
+
+def main() -> None:
+    """Makes, or checks."""
+    why = missing()
+    if sys.argv[1:] == ["check"]:
+        sys.exit(why or (None if ready().exists() else f"no image of this tree in {SERVICE} (make setup-image)"))
+    if why:
+        say(f"{why}: the service will not be tested on a machine with systemd")
+    elif not ready().exists():
+        make()
+
+
+if __name__ == "__main__":
+    main()

@@ -27,7 +27,7 @@ from nvstreamd.hardware.journal import Journal
 from nvstreamd.hardware.system import System
 from nvstreamd.supervisor.catalog import Catalog
 from nvstreamd.supervisor.model import ServedModel
-from nvstreamd.supervisor.ways import Machine
+from nvstreamd.supervisor.ways import Hardware
 from nvstreamd.systemd import listening_socket, notify
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ class App:
         policy, journal = Policy(frozenset(drive.serial for drive in config.drives)), Journal(config.claims)
         system = system or System()
         self.holder = ClaimHolder(Claims(system, journal), policy)
-        machine = Machine(DriveStore(system, policy, journal), self.holder)
-        self.catalog = Catalog(config, machine, self._model_changed)
+        hardware = Hardware(DriveStore(system, policy, journal), self.holder)
+        self.catalog = Catalog(config, hardware, self._model_changed)
         self._background: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# The backend that drives queues of our own into memory of the host: who takes a drive must know when it is wanted.
+NVME_HOST = "nvme_host"
+
 
 @dataclass(frozen=True, slots=True)
 class Source:

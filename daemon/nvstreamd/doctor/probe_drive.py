@@ -17,11 +17,10 @@ from nvdma.pci.access import Access, VfioAccess
 from nvdma.pci.address import PciAddress
 from nvdma.pci.vfio import Container, Device
 from nvdma.pci.vfio_open import open_function
-from nvdma.types import Read, Source
+from nvdma.types import NVME_HOST, Read, Source
 from nvstreamd.doctor.report import Probed, Reason
 
 MIB = 1 << 20
-PATH = "nvme_host"
 NAMESPACE = 1
 DEPTH = 32
 MEASURED_BYTES = 64 * MIB
@@ -38,7 +37,7 @@ def probe_claimed(address: PciAddress, serial: str) -> Probed:
             opened = open_function(address, stack)
             return probe_access(VfioAccess(Container(opened.container), Device(opened.device)), what)
     except DmaError as error:
-        return Probed(PATH, what, reason=Reason(error.what, error.hint))
+        return Probed(NVME_HOST, what, reason=Reason(error.what, error.hint))
 
 
 def probe_access(access: Access, what: str, nbytes: int = MEASURED_BYTES) -> Probed:
@@ -49,12 +48,12 @@ def probe_access(access: Access, what: str, nbytes: int = MEASURED_BYTES) -> Pro
         with _opened(access, what, source, arena) as backend:
             _compare(backend, arena, what, min(nbytes, COMPARED_BYTES))
             found = measure(backend, [source], arena, min(backend.facts.max_read, MIB), backend.facts.depth)
-    return Probed(PATH, what, found.nbytes, found.bytes_per_second, "when it was read before")
+    return Probed(NVME_HOST, what, found.nbytes, found.bytes_per_second, "when it was read before")
 
 
 @contextmanager
 def _opened(access: Access, name: str, source: Source, arena: Arena) -> Iterator[NvmeBackend]:
-    backend = NvmeBackend(PATH, [Drive(access, name, DEPTH)], [Place(0, NAMESPACE, 0)], [source], arena)
+    backend = NvmeBackend(NVME_HOST, [Drive(access, name, DEPTH)], [Place(0, NAMESPACE, 0)], [source], arena)
     backend.open()
     try:
         yield backend

@@ -13,14 +13,13 @@ from nvdma.nvme.drive import Drive
 from nvdma.pci.access import VfioAccess
 from nvdma.pci.vfio import Container, Device
 from nvdma.select import Factory, Sample
-from nvdma.types import Source
+from nvdma.types import NVME_HOST, Source
 from nvstreamd.engine.describe import ModelFile
 from nvstreamd.errors import ProtocolError, StorageError
 from nvstreamd.weights.files import OpenFile
 from nvstreamd.weights.manifest import DriveHome
 from nvstreamd.wire.engine_pb2 import ClaimedDrive
 
-NVME_HOST = "nvme_host"
 DEPTH = 32
 DESCRIPTORS = 2
 

@@ -16,10 +16,10 @@ from nvdma.bandwidth import Extent as RawExtent
 from nvdma.bandwidth import measure
 from nvdma.errors import DmaError
 from nvdma.select import Selection, probe
-from nvdma.types import BackendFacts, Source
+from nvdma.types import NVME_HOST, BackendFacts, Source
 from nvstream.v1.models_pb2 import Placement
 from nvstreamd.architectures.decoder import decoder_layer, inverse_frequencies, rope_angles
-from nvstreamd.engine.claimed import NVME_HOST, ClaimedDrives, samples
+from nvstreamd.engine.claimed import ClaimedDrives, samples
 from nvstreamd.engine.describe import ModelFile
 from nvstreamd.engine.kv_store import bytes_per_token, heads_of, make_cache
 from nvstreamd.engine.runner import Runner

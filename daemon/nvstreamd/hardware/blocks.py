@@ -102,5 +102,5 @@ class DriveStore:
         for record in self.journal.records():
             if record.serial == serial:
                 return DriveInUse(f"drive {serial} is claimed: the kernel has no block device of it",
-                                  f"give it back: nvstreamd release {serial}")
+                                  f"unload the model that uses it; one claimed by hand: nvstreamd release {serial}")
         return NotFound(f"no NVMe drive has serial {serial}", "`nvstreamd drives` lists those that are there")

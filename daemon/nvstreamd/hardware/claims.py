@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from nvstreamd.errors import ClaimRefused, HardwareError, NvstreamError
 from nvstreamd.hardware.drivers import driver_of, is_there
@@ -65,8 +65,8 @@ class Claims:
             self._revert(record)
         log.info("released %s (%s)", record.address, record.serial)
 
-    def recover(self, keep: Collection[str] = ()) -> list[Record]:
-        """Takes back every claim but complete ones of drives whose serial is in `keep`; returns what was taken back.
+    def recover(self) -> list[Record]:
+        """Takes back every claim, complete or not; returns what was taken back.
 
         For the start of the daemon, and for its end however it came about. Raises NvstreamError for the first claim
         that cannot be read or taken back, after all others were.
@@ -77,9 +77,8 @@ class Claims:
             for path in self.journal.paths():
                 try:
                     record = read(path)
-                    if not (record.serial in keep and self._is_held(record)):
-                        self._revert(record)
-                        reverted.append(record)
+                    self._revert(record)
+                    reverted.append(record)
                 except NvstreamError as error:
                     failures.append(error)
         for failure in failures[1:]:

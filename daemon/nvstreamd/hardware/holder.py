@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -81,11 +82,16 @@ class ClaimHolder:
         self.claims = claims
         self.policy = policy
         self._serials: set[str] = set()
+        # Models load beside each other, each in its thread; the journal lets one process in, once.
+        self._lock = threading.Lock()
 
     def hold(self, serials: Sequence[str], stack: ExitStack) -> Sequence[HeldDrive]:
         """See Holder. Raises ClaimRefused, NotFound, DriveInUse or HardwareError."""
         with ExitStack() as own:
-            held = [self._hold(serial, own) for serial in serials]
+            held = []
+            for serial in serials:
+                with self._lock:
+                    held.append(self._hold(serial, own))
             stack.enter_context(own.pop_all())
         return held
 
@@ -109,7 +115,8 @@ class ClaimHolder:
 
     def _release(self, record: Record) -> None:
         try:
-            self.claims.release(record)
+            with self._lock:
+                self.claims.release(record)
         except NvstreamError as error:
             # The journal keeps it: the next start, or `nvstreamd recover`, tries again.
             log.error("drive %s is not given back: %s", record.serial, error)

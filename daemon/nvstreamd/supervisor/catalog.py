@@ -11,7 +11,7 @@ from nvstreamd.config import Config
 from nvstreamd.errors import BudgetTooSmall, InvalidRequest, ModelNotReady, NotFound
 from nvstreamd.supervisor.jobs import describe
 from nvstreamd.supervisor.model import LoadOrder, ServedModel
-from nvstreamd.supervisor.ways import Machine
+from nvstreamd.supervisor.ways import Hardware
 from nvstreamd.weights.files import SPLIT_NAME
 from nvstreamd.weights.placement import mib
 from nvstreamd.weights.store import SUFFIX
@@ -29,9 +29,9 @@ def model_name(path: Path) -> str:
 class Catalog:
     """Models by name: configured ones, those in the configured directories, those in the store."""
 
-    def __init__(self, config: Config, machine: Machine, state_changed: Callable[[ServedModel], None]) -> None:
+    def __init__(self, config: Config, hardware: Hardware, state_changed: Callable[[ServedModel], None]) -> None:
         self.config = config
-        self.machine = machine
+        self.hardware = hardware
         self.served: dict[str, ServedModel] = {}
         self._state_changed = state_changed
 
@@ -95,7 +95,7 @@ class Catalog:
         if served is not None:
             return as_message(served)
         path = self.path(name)
-        facts = await describe(path, self.machine.blocks, self.config.engine_user)
+        facts = await describe(path, self.hardware.blocks, self.config.engine_user)
         return models.Model(name=name, path=str(path), state=models.MODEL_STATE_UNLOADED, facts=facts)
 
     def all(self) -> list[models.Model]:
@@ -128,7 +128,7 @@ class Catalog:
             prefill_chunk=self.config.prefill_chunk,
             max_context=self.config.max_context,
         )
-        return LoadOrder(name, path, command, self.config.engine_user, self.config.engine_restarts, self.machine)
+        return LoadOrder(name, path, command, self.config.engine_user, self.config.engine_restarts, self.hardware)
 
 
 def as_message(served: ServedModel) -> models.Model:

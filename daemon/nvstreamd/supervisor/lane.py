@@ -15,7 +15,7 @@ from nvstreamd.errors import HardwareError, NvstreamError
 from nvstreamd.supervisor.jobs import checked
 from nvstreamd.supervisor.opening import in_thread, opened
 from nvstreamd.supervisor.process import EngineProcess, named
-from nvstreamd.supervisor.ways import Machine, Opening, Way, ways_to
+from nvstreamd.supervisor.ways import Hardware, Opening, Way, ways_to
 from nvstreamd.wire.engine_pb2 import ClaimedDrive, FromEngine, Load, Loaded, ToEngine
 
 log = logging.getLogger(__name__)
@@ -30,12 +30,12 @@ class Lane:
     `given_up` says which ways failed, and why.
     """
 
-    def __init__(self, name: str, path: Path, command: Load, user: str | None, machine: Machine) -> None:
+    def __init__(self, name: str, path: Path, command: Load, user: str | None, hardware: Hardware) -> None:
         self.name = name
         self.path = path
         self.command = command
         self.user = user
-        self.machine = machine
+        self.hardware = hardware
         self.given_up: list[str] = []
         self._ways: list[Way] | None = None
         self._engine = EngineProcess(user)
@@ -57,7 +57,7 @@ class Lane:
     async def begin(self) -> Loaded:
         """The first engine, on the best way that works. Raises the NvstreamError of the last."""
         if self._ways is None:
-            self._ways = await opened(lambda _: ways_to(self.path, self.command.backends, self.machine), self._of_way)
+            self._ways = await opened(lambda _: ways_to(self.path, self.command.backends, self.hardware), self._of_way)
         while True:
             try:
                 self._opening = await opened(self._ways[0].open, self._of_way)

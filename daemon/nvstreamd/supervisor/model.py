@@ -18,7 +18,7 @@ from nvstream.v1 import models_pb2 as models
 from nvstreamd.errors import EngineLost, ModelNotReady, NvstreamError, ProtocolError, from_wire
 from nvstreamd.supervisor.lane import Lane
 from nvstreamd.supervisor.stream import Encoding, Stream
-from nvstreamd.supervisor.ways import Machine
+from nvstreamd.supervisor.ways import Hardware
 from nvstreamd.wire.engine_pb2 import Cancel, Encode, FromEngine, Load, Loaded, Run, Stats, ToEngine
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class LoadOrder:
     command: Load
     user: str | None
     restarts: int
-    machine: Machine
+    hardware: Hardware
 
 
 class ServedModel:
@@ -50,7 +50,7 @@ class ServedModel:
         self.streams: dict[int, Stream] = {}
         self._state_changed = state_changed
         self._encodings: dict[int, Encoding] = {}
-        self._lane = Lane(order.name, order.path, order.command, order.user, order.machine)
+        self._lane = Lane(order.name, order.path, order.command, order.user, order.hardware)
         self._life: asyncio.Task[None] | None = None
         self._next_id = 1
         self._lost_in_a_row = 0
@@ -207,6 +207,8 @@ class ServedModel:
     async def _give_up(self, error: NvstreamError) -> None:
         log.error("model %s: %s", self.order.name, error)
         self.error = str(error)
+        known = set(self.placement.notes)
+        self.placement.notes.extend(note for note in self._lane.given_up if note not in known)
         self._become(models.MODEL_STATE_FAILED)
         self._fail_all(error)
         await self._lane.end()

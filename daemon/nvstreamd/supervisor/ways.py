@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from nvdma.types import NVME_HOST
 from nvstreamd.errors import InvalidRequest, ModelChanged
 from nvstreamd.hardware.holder import HeldDrive, Holder
 from nvstreamd.supervisor.opening import open_model
@@ -20,11 +21,9 @@ from nvstreamd.weights.files import OpenFile, open_all
 from nvstreamd.weights.manifest import DriveHome
 from nvstreamd.weights.store import SUFFIX, files_of, stored_at
 
-NVME_HOST = "nvme_host"
-
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Hardware:
     """What of the machine a model may use: `blocks` opens the kernel's block devices, `holder` takes drives from it."""
 
     blocks: Drives
@@ -104,15 +103,15 @@ class Origin:
         return Opening(files)
 
 
-def ways_to(path: Path, backends: Sequence[str], machine: Machine) -> list[Way]:
+def ways_to(path: Path, backends: Sequence[str], hardware: Hardware) -> list[Way]:
     """The ways that `backends` allow, at least one. Raises NotFound, BadModelFile, or InvalidRequest when none is."""
     through_kernel = tuple(name for name in backends if name != NVME_HOST)
     on_drives = path.suffix == SUFFIX and any(isinstance(each, DriveHome) for each in files_of(path))
     ways: list[Way] = []
     if on_drives and NVME_HOST in backends:
-        ways.append(OwnDrives(path, machine.holder))
+        ways.append(OwnDrives(path, hardware.holder))
     if through_kernel:
-        ways.append(Kernel(path, machine.blocks, through_kernel))
+        ways.append(Kernel(path, hardware.blocks, through_kernel))
     if through_kernel and on_drives:
         ways.append(Origin(path, through_kernel))
     if not ways:

@@ -155,7 +155,7 @@ def test_a_new_drive_in_the_place_of_a_claimed_one_is_left_to_the_kernel(tmp_pat
     fresh, wrote = kernel.state(), kernel.fate.operations
     _, later = machine(tmp_path)
     assert later.held() == []
-    later.recover(keep={"LAB0"})
+    later.recover()
     assert kernel.state() == {**fresh, "vfio": "False"} and not later.journal.paths()
     assert kernel.fate.operations == wrote
 

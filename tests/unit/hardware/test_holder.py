@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,13 @@ from nvstreamd.errors import ClaimRefused, DriveInUse, HardwareError, NotFound
 from nvstreamd.hardware.claims import Claims
 from nvstreamd.hardware.drivers import driver_of
 from nvstreamd.hardware.eligibility import Policy
-from nvstreamd.hardware.holder import ClaimHolder
+from nvstreamd.hardware.holder import ClaimHolder, HeldDrive
 from nvstreamd.hardware.inventory import take
 from nvstreamd.hardware.journal import Journal
 from support.fake_kernel import ADDRESS, SECOND, SERIAL, FakeKernel, Fate
 
 OTHER = "LAB1"
+WAIT, DEADLINE = 0.2, 10.0
 
 
 def kernel_of(root: Path, fate: Fate | None = None) -> FakeKernel:
@@ -67,6 +70,37 @@ def test_two_models_do_not_share_a_drive_and_the_second_may_have_it_afterwards(t
             holder.hold([SERIAL], second)
     with ExitStack() as second:
         assert holder.hold([SERIAL], second)
+
+
+class Interrupted(FakeKernel):
+    """A machine on which something else begins in the midst of the first change of it."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def write(self, path: str, text: str) -> None:
+        """See System."""
+        begin, self.meanwhile = self.meanwhile, None
+        if begin is not None:
+            begin()
+        super().write(path, text)
+
+
+def test_models_that_load_beside_each_other_both_get_their_drives(tmp_path: Path) -> None:
+    kernel = Interrupted(tmp_path / "machine")
+    kernel.boot(drives=(ADDRESS, SECOND))
+    holder = holder_of(tmp_path, kernel, SERIAL, OTHER)
+    with ThreadPoolExecutor() as pool, ExitStack() as first, ExitStack() as second:
+        others: list[Future[Sequence[HeldDrive]]] = []
+
+        def begin() -> None:
+            others.append(pool.submit(holder.hold, [OTHER], second))
+            with suppress(TimeoutError):  # it has to wait for us
+                others[0].result(WAIT)
+
+        kernel.meanwhile = begin
+        holder.hold([SERIAL], first)
+        assert others[0].result(DEADLINE) and drivers(kernel) == ["vfio-pci", "vfio-pci"]
+    assert drivers(kernel) == ["nvme", "nvme"]
 
 
 def test_what_a_daemon_before_us_left_is_given_back_at_the_start(tmp_path: Path) -> None:

@@ -17,14 +17,18 @@ from nvdma.errors import ArenaBusy, ArenaExhausted
 
 # linux/mman.h, since Linux 5.14; the mmap module of Python 3.11 does not name it.
 MADV_POPULATE_WRITE = 23
+# An IOMMU translates one with one entry, and a processor too.
+HUGE_PAGE = 2 << 20
+REMEDY = "set /sys/kernel/mm/transparent_hugepage/enabled to madvise"
 
 
 class Arena:
     """``nbytes`` bytes of memory whose address is a multiple of ``alignment`` (a power of two).
 
-    ``huge_pages`` asks for transparent huge pages (madvise(2), MADV_HUGEPAGE). After `open`: ``view`` is a
-    writable memoryview of unsigned bytes, shape (nbytes,); ``address`` is an integer; ``notes`` say what was
-    asked for and not given. The mapping is not inherited by fork(2): a child must not touch it.
+    ``huge_pages`` asks for transparent huge pages (madvise(2), MADV_HUGEPAGE), and for an alignment that lets them
+    begin with the first byte. After `open`: ``view`` is a writable memoryview of unsigned bytes, shape (nbytes,);
+    ``address`` is an integer; ``notes`` say what of huge pages was given, if asked for. The mapping is not inherited
+    by fork(2): a child must not touch it.
     """
 
     def __init__(self, nbytes: int, alignment: int = 4096, *, huge_pages: bool = False) -> None:
@@ -33,7 +37,7 @@ class Arena:
         if alignment <= 0 or alignment & (alignment - 1):
             raise ValueError(f"alignment is {alignment}: it must be a power of two")
         self.nbytes = nbytes
-        self.alignment = alignment
+        self.alignment = max(alignment, HUGE_PAGE) if huge_pages and nbytes >= HUGE_PAGE else alignment
         self.notes: tuple[str, ...] = ()
         self._huge_pages = huge_pages
         self._map: mmap.mmap | None = None
@@ -63,16 +67,18 @@ class Arena:
             mapping = mmap.mmap(-1, self.nbytes + padding, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             with ExitStack() as undo:
                 undo.callback(mapping.close)
-                self.notes = self._advise(mapping)
-                _populate(mapping)
+                refusal = self._advise(mapping)
+                start = _address_of(mapping)
+                skip = -start % self.alignment
+                _populate(mapping, skip, self.nbytes)
                 undo.pop_all()
         except (OSError, OverflowError) as error:
             raise ArenaExhausted(f"mapping an arena of {self.nbytes} bytes failed: {error}") from error
-        start = _address_of(mapping)
-        skip = -start % self.alignment
         self._map = mapping
         self._address = start + skip
         self._view = memoryview(mapping)[skip : skip + self.nbytes]
+        if self._huge_pages:
+            self.notes = (refusal or self._huge_pages_given(),)
 
     def close(self) -> None:
         """Unmap the memory. Calling it again does nothing.
@@ -99,30 +105,51 @@ class Arena:
     ) -> None:
         self.close()
 
-    def _advise(self, mapping: mmap.mmap) -> tuple[str, ...]:
+    def _advise(self, mapping: mmap.mmap) -> str:
+        """Returns why there are no huge pages, if they were refused."""
         # open(2): direct I/O into a private mapping and fork(2) do not go together without MADV_DONTFORK.
         mapping.madvise(mmap.MADV_DONTFORK)
         if not self._huge_pages:
-            return ()
+            return ""
         try:
             mapping.madvise(mmap.MADV_HUGEPAGE)
         except OSError as error:
-            return (
-                f"huge pages are not in use: {error.strerror}; "
-                "set /sys/kernel/mm/transparent_hugepage/enabled to madvise",
-            )
-        return ()
+            return f"huge pages are not in use: {error.strerror}; {REMEDY}"
+        return ""
+
+    def _huge_pages_given(self) -> str:
+        given = min(huge_bytes(self._address), self.nbytes)
+        words = f"{given >> 20} of the arena's {self.nbytes >> 20} MiB are in huge pages"
+        return words if given or self.nbytes < HUGE_PAGE else f"{words}: memory is in pieces, or {REMEDY}"
 
 
-def _populate(mapping: mmap.mmap) -> None:
-    """Make every page of ``mapping`` resident and writable. Raises OSError when memory is short."""
+def huge_bytes(address: int) -> int:
+    """Bytes in huge pages of the mapping that holds ``address`` (proc_pid_smaps(5)); 0 when that cannot be read."""
+    inside = False
     try:
-        mapping.madvise(MADV_POPULATE_WRITE)
+        with open("/proc/self/smaps", encoding="ascii", errors="replace") as lines:
+            for line in lines:
+                head = line.split(" ", 1)[0]
+                if "-" in head:
+                    start, end = (int(part, 16) for part in head.split("-"))
+                    inside = start <= address < end
+                elif inside and head == "AnonHugePages:":
+                    return int(line.split()[1]) << 10
+    except OSError:
+        return 0
+    return 0
+
+
+def _populate(mapping: mmap.mmap, begin: int, nbytes: int) -> None:
+    """Make the pages of ``nbytes`` from ``begin`` on resident and writable. Raises OSError when memory is short."""
+    begin = begin // mmap.PAGESIZE * mmap.PAGESIZE
+    try:
+        mapping.madvise(MADV_POPULATE_WRITE, begin, nbytes)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
         # Linux before 5.14: writing one byte of each page faults it in.
-        for offset in range(0, len(mapping), mmap.PAGESIZE):
+        for offset in range(begin, begin + nbytes, mmap.PAGESIZE):
             mapping[offset] = 0
 
 

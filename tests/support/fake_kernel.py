@@ -47,13 +47,15 @@ class Fate:
 class FakeKernel(System):
     """A machine below `root` with NVMe drives, each in its own IOMMU group and held by the driver nvme.
 
-    `held` are the disks that somebody has in use.
+    `held` are the disks that somebody has in use. A driver's disks are there after `late` looks at them only.
     """
 
     def __init__(self, root: Path, fate: Fate | None = None) -> None:
         super().__init__(root)
         self.fate = fate or Fate()
         self.held: set[str] = set()
+        self.late = 0
+        self._looks = 0
 
     def boot(self, boot_id: str = "boot-1", override: str = "(null)", power: str = "on",
              drives: tuple[str, ...] = (ADDRESS,)) -> None:
@@ -89,6 +91,13 @@ class FakeKernel(System):
     def is_held(self, device: str) -> bool | None:
         """See System."""
         return device in self.held
+
+    def exists(self, path: str) -> bool:
+        """See System."""
+        if path.startswith("dev/nvme") and self._looks:
+            self._looks -= 1
+            return False
+        return super().exists(path)
 
     def write(self, path: str, text: str) -> None:
         """See System."""
@@ -171,6 +180,8 @@ class FakeKernel(System):
                 self._put(f"{controller}/{name}", value)
             self._put(f"{controller}/nvme{number}n1/size", "8")
             self._put(f"sys/class/block/nvme{number}n1/size", "8")
+            self._put(f"dev/nvme{number}n1", "")
+            self._looks = self.late
 
     def _detach(self, address: str) -> None:
         home = f"{DEVICES}/{address}"
@@ -179,6 +190,7 @@ class FakeKernel(System):
         (self.root / f"{DRIVERS}/{driver}/{address}").unlink()
         for disk in self.names(f"{home}/nvme"):
             shutil.rmtree(self.root / f"sys/class/block/{disk}n1", ignore_errors=True)
+            (self.root / f"dev/{disk}n1").unlink()
         shutil.rmtree(self.root / home / "nvme", ignore_errors=True)
 
     def _put(self, path: str, text: str) -> None:

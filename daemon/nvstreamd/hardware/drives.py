@@ -27,10 +27,12 @@ def controllers(system: System, found: tuple[PciFunction, ...]) -> tuple[NvmeCon
 
 def disks_of(system: System, address: PciAddress) -> tuple[str, ...]:
     """Names of the disks that the kernel's driver makes of a controller, and of their partitions."""
-    home = path_of(address, "nvme")
-    entries = [entry for name in system.names(home) for entry in system.names(f"{home}/{name}")]
-    disks = [entry for entry in entries if NAMESPACE.fullmatch(entry)]
-    return tuple(name for disk in disks for name in (disk, *partitions_of(system, disk)))
+    return tuple(name for disk in _whole_disks(system, address) for name in (disk, *partitions_of(system, disk)))
+
+
+def nodes_of(system: System, address: PciAddress) -> tuple[str, ...]:
+    """Names of a controller's disks that have their node in /dev already."""
+    return tuple(disk for disk in _whole_disks(system, address) if system.exists(f"dev/{disk}"))
 
 
 def partitions_of(system: System, disk: str) -> tuple[str, ...]:
@@ -38,6 +40,12 @@ def partitions_of(system: System, disk: str) -> tuple[str, ...]:
     home = f"{BLOCK}/{disk}"
     return tuple(name for name in system.names(home)
                  if name.startswith(disk) and system.exists(f"{home}/{name}/partition"))
+
+
+def _whole_disks(system: System, address: PciAddress) -> list[str]:
+    home = path_of(address, "nvme")
+    entries = [entry for name in system.names(home) for entry in system.names(f"{home}/{name}")]
+    return [entry for entry in entries if NAMESPACE.fullmatch(entry)]
 
 
 def _controller(system: System, function: PciFunction, used: Uses) -> NvmeController:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 from nvdma.pci.address import PciAddress
 from nvstreamd.errors import HardwareError
 from nvstreamd.hardware.drivers import bind, bound_to, driver_of, is_loaded, is_there, unbind, unless_gone, until, write
-from nvstreamd.hardware.drives import disks_of
+from nvstreamd.hardware.drives import disks_of, nodes_of
 from nvstreamd.hardware.facts import PciFunction
 from nvstreamd.hardware.functions import path_of
 from nvstreamd.hardware.system import System
@@ -120,11 +120,15 @@ class SetAttribute:
 
 @dataclass(frozen=True, slots=True)
 class Unbind:
-    """Takes the function from the driver that has it, and gives it back to that driver. No driver: nothing to do."""
+    """Takes the function from the driver that has it, and gives it back to that driver. No driver: nothing to do.
+
+    `disks` is how many the driver had made of it: given back means that they can be mounted again.
+    """
 
     kind: ClassVar[str] = "unbind"
     address: str
     driver: str
+    disks: int = 0
 
     def describe(self) -> str:
         """See Step."""
@@ -149,6 +153,20 @@ class Unbind:
         if self.driver and is_there(system, self.address):
             with unless_gone(system, self.address):
                 bind(system, self.address, self.driver)
+                self._await_disks(system)
+
+    def _await_disks(self, system: System) -> None:
+        """The driver looks for namespaces after it has the function. That none comes is the drive's fault, not ours."""
+        try:
+            until(lambda: self._disks(system) >= self.disks, f"the disks of {self.address}")
+        except HardwareError as error:
+            log.warning("%s; %d of %d came", error.message, self._disks(system), self.disks)
+
+    def _disks(self, system: System) -> int:
+        """How many can be opened by now, or all when the drive is gone."""
+        if not is_there(system, self.address):
+            return self.disks
+        return len(nodes_of(system, PciAddress.parse(self.address)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +215,7 @@ def steps_to_take(system: System, function: PciFunction, *, loaded_for_us: bool 
         LoadModule(VFIO, is_loaded(system, VFIO) and not loaded_for_us),
         # A function that sleeps answers nothing; vfio-pci would put it to sleep whenever nobody has it open.
         SetAttribute(address, "power/control", "on", function.power or "on"),
-        Unbind(address, function.driver or ""),
+        Unbind(address, function.driver or "", len(nodes_of(system, function.address))),
         SetAttribute(address, "driver_override", VFIO, function.driver_override or ""),
         Bind(address, VFIO),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nvstreamd.errors import ClaimRefused, HardwareError, JournalError
+from nvstreamd.hardware import drivers
 from nvstreamd.hardware.claims import Claims
 from nvstreamd.hardware.eligibility import Policy
 from nvstreamd.hardware.inventory import take
@@ -18,6 +19,7 @@ POLICY = Policy(frozenset({SERIAL}))
 CLAIMED = {"driver": "vfio-pci", "override": "vfio-pci", "power": "on", "vfio": "True"}
 # More operations than claim and release have together; the tests see that no point beyond is ever reached.
 MOST_OPERATIONS = 40
+MOST_LOOKS = 1 << 20
 
 
 def machine(root: Path, fate: Fate | None = None) -> tuple[FakeKernel, Claims]:
@@ -48,6 +50,28 @@ def test_a_claim_takes_the_drive_and_its_release_gives_it_back(tmp_path: Path) -
     assert [held.serial for held in claims.held()] == [SERIAL]
     claims.release(record)
     assert kernel.state() == before and not claims.journal.records()
+
+
+def test_a_drive_is_given_back_when_its_disks_can_be_opened_again(tmp_path: Path) -> None:
+    """The kernel's driver looks for namespaces after it has the drive; who mounts one after a release must find it."""
+    kernel, claims = machine(tmp_path)
+    kernel.boot()
+    record = claim(kernel, claims)
+    kernel.late = 5
+    claims.release(record)
+    assert kernel.exists("dev/nvme0n1")
+
+
+def test_a_drive_whose_disks_stay_away_is_given_back_and_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(drivers, "EFFECT_SECONDS", 0.05)
+    kernel, claims = machine(tmp_path)
+    kernel.boot()
+    record = claim(kernel, claims)
+    kernel.late = MOST_LOOKS
+    claims.release(record)
+    assert "0 of 1 came" in caplog.text and not claims.journal.records()
 
 
 @pytest.mark.parametrize("override", ["(null)", "nvme"])

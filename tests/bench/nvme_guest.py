@@ -51,7 +51,7 @@ def fio(address: PciAddress) -> dict[str, float]:
 def ours(name: str, access: Access, target: Target | None) -> dict[str, float]:
     """The same reads through a backend."""
     with ExitStack() as stack:
-        arena = stack.enter_context(Arena(DEPTH * BLOCK))
+        arena = stack.enter_context(Arena(DEPTH * BLOCK, huge_pages=True))
         source = Source(-1, "drive", NBYTES)
         backend = NvmeBackend(name, [Drive(access, name, DEPTH)], [Place(0, 1, 0)], [source], arena, target=target)
         backend.open()

@@ -67,7 +67,7 @@ class Loaded:
     selection: Selection
     kv_pages: int
     slots: Slots
-    kernel_notes: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def sizes_of(model: ModelFile) -> list[int]:
@@ -96,7 +96,7 @@ def load(model: ModelFile, wishes: Wishes, stack: ExitStack) -> Loaded:
     """Opens the backend, measures, plans, reads what stays resident. `stack` undoes it. Raises NvstreamError."""
     pages = kv_page_count(model, wishes.kv_budget)
     kernels = choose(wishes.kernels, wishes.threads, stack)
-    arena = Arena(arena_size(model, wishes.budget))
+    arena = Arena(arena_size(model, wishes.budget), huge_pages=True)
     try:
         stack.enter_context(arena)
         selection = _select(model, wishes, arena)
@@ -119,7 +119,7 @@ def load(model: ModelFile, wishes: Wishes, stack: ExitStack) -> Loaded:
     cache = make_cache(model.hyper, pages)
     runner = Runner(model.hyper, model.manifest, streamer, embedding, cache, kernels.ops, constants)
     stack.callback(runner.forget_views)
-    return Loaded(runner, streamer, chosen, rates, selection, pages, slots, kernels.notes)
+    return Loaded(runner, streamer, chosen, rates, selection, pages, slots, (*arena.notes, *kernels.notes))
 
 
 def _sources(model: ModelFile) -> list[Source]:
@@ -192,7 +192,7 @@ def placement_message(loaded: Loaded) -> Placement:
     facts = loaded.selection.backend.facts
     notes = [f"{facts.name}: {_how(facts)}, {facts.depth} reads in flight", *facts.notes]
     notes += [f"{refusal.name} refused: {refusal.reason}" for refusal in loaded.selection.refused]
-    notes += loaded.kernel_notes
+    notes += loaded.notes
     return Placement(
         budget=loaded.plan.budget,
         resident_bytes=loaded.plan.resident_bytes,

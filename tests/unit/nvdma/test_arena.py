@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nvdma.arena import Arena
+from nvdma.arena import Arena, huge_bytes
 from nvdma.errors import ArenaBusy, ArenaExhausted
 
 MIB = 1 << 20
@@ -90,13 +90,25 @@ def test_memory_that_cannot_be_had_is_an_error_with_a_remedy() -> None:
         Arena(1 << 60).open()
 
 
-def test_huge_pages_are_in_use_or_it_is_said_why_not() -> None:
-    with Arena(4 * MIB, 2 * MIB, huge_pages=True) as arena:
-        if arena.notes:
-            assert "transparent_hugepage" in arena.notes[0]
-        else:
-            flags = _flags_of(arena.address)
-            assert "hg" in flags
+def test_what_of_huge_pages_was_given_is_said() -> None:
+    with Arena(4 * MIB, huge_pages=True) as arena:
+        (note,) = arena.notes
+        given = huge_bytes(arena.address)
+        assert arena.address % (2 * MIB) == 0
+        assert given or "transparent_hugepage" in note
+        if given:
+            assert note == f"{min(given, 4 * MIB) >> 20} of the arena's 4 MiB are in huge pages"
+
+
+def test_an_arena_below_a_huge_page_takes_no_more_than_it_needs() -> None:
+    with Arena(MIB, huge_pages=True) as arena:
+        assert arena.alignment == 4096 and huge_bytes(arena.address) == 0
+
+
+def test_only_what_was_asked_for_is_resident() -> None:
+    """Up to 2 MiB beside it are mapped for the alignment's sake; the budget knows nothing of them."""
+    with Arena(mmap.PAGESIZE, 2 * MIB) as arena:
+        assert _resident_of(arena.address) == mmap.PAGESIZE
 
 
 def test_a_child_does_not_inherit_it() -> None:
@@ -105,15 +117,25 @@ def test_a_child_does_not_inherit_it() -> None:
         assert "dc" in _flags_of(arena.address)
 
 
+def _resident_of(address: int) -> int:
+    """Bytes of the mapping that holds ``address`` that are in memory."""
+    return int(_field_of(address, "Rss:")[0]) << 10
+
+
 def _flags_of(address: int) -> list[str]:
-    """VmFlags of the mapping that holds ``address`` (proc_pid_smaps(5))."""
+    """VmFlags of the mapping that holds ``address``."""
+    return _field_of(address, "VmFlags:")
+
+
+def _field_of(address: int, name: str) -> list[str]:
+    """A field of the mapping that holds ``address`` (proc_pid_smaps(5))."""
     inside = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         head = line.split(" ")[0]
         if "-" in head and not head.endswith(":"):
             start, end = (int(part, 16) for part in head.split("-"))
             inside = start <= address < end
-        elif inside and head == "VmFlags:":
+        elif inside and head == name:
             return line.split()[1:]
     raise AssertionError(f"no mapping holds {address:#x}")
 

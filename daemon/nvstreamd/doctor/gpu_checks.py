@@ -89,21 +89,38 @@ def static_bar1(host: Host) -> Check:
 
 def peers(host: Host, usable: tuple[NvmeController, ...]) -> Check:
     """Where a drive's writes to a card cross: a switch below the processor, or the processor."""
-    far, words = [], []
+    words, notes = [], []
     for controller in usable:
         for card in host.nvidia.cards:
-            meeting = _meeting(host, controller.address, card.function.address)
-            words.append(f"{controller.address} and {card.function.address} meet at {meeting or 'the processor'}")
-            if meeting is None:
-                far.append(Reason(f"what {controller.address} writes to {card.function.address} crosses the processor,"
-                                  " which may be slow or not be allowed",
-                                  "put both below one PCIe switch, if the bandwidth is not what the links give"))
-    return Check("PCIe path", "; ".join(words) or "no drive and card to look at", notes=tuple(far))
+            drive, other = controller.address, card.function.address
+            meeting = _meeting(host, drive, other)
+            words.append(f"{drive} and {other} meet at {meeting or 'the processor'}")
+            notes += [_far(drive, other)] if meeting is None else _detours(host, drive, other, meeting)
+    return Check("PCIe path", "; ".join(words) or "no drive and card to look at", notes=tuple(dict.fromkeys(notes)))
 
 
 def _meeting(host: Host, drive: PciAddress, card: PciAddress) -> PciAddress | None:
     above = host.upstream.get(card, ())
     return next((bridge for bridge in host.upstream.get(drive, ()) if bridge in above), None)
+
+
+def _far(drive: PciAddress, card: PciAddress) -> Reason:
+    return Reason(f"what {drive} writes to {card} crosses the processor, which may be slow or not be allowed",
+                  "put both below one PCIe switch, if the bandwidth is not what the links give")
+
+
+def _detours(host: Host, drive: PciAddress, card: PciAddress, meeting: PciAddress) -> list[Reason]:
+    """The switch's ports on the way from the drive to the meeting, if they do not let it cross there."""
+    above = host.upstream[drive]
+    port = above[max(0, above.index(meeting) - 1)]
+    acs = host.acs.get(port)
+    if acs is None:
+        return [Reason(f"whether port {port} lets {drive} reach {card} directly cannot be read (ACS)", "run this as root")]
+    if not acs.redirects:
+        return []
+    return [Reason(f"port {port} sends what {drive} writes to {card} up to the processor and back (ACS request redirect)",
+                   f"with an IOMMU leave it so: it keeps them in groups of their own; for p2pdma, which does without, "
+                   f"`pci=disable_acs_redir={port}` on the kernel's command line")]
 
 
 def io_memory(host: Host) -> Check:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from nvdma.pci.address import PciAddress
 from nvstreamd.doctor.kernel import Kernel, kernel
 from nvstreamd.doctor.nvidia import Nvidia, nvidia
+from nvstreamd.hardware.acs import Acs, parse
 from nvstreamd.hardware.facts import NVME_CLASS, Machine
 from nvstreamd.hardware.functions import path_of
 from nvstreamd.hardware.inventory import take
@@ -63,7 +64,10 @@ class CuFile:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """All facts. `iommus` and `groups` are names; `upstream` has the bridges above drives and cards, nearest first."""
+    """All facts. `iommus` and `groups` are names; `upstream` has the bridges above drives and cards, nearest first.
+
+    `acs` is of those bridges whose configuration could be read.
+    """
 
     machine: Machine
     process: Process
@@ -76,18 +80,20 @@ class Host:
     io_uring_disabled: str | None
     has_pci: bool
     upstream: Mapping[PciAddress, tuple[PciAddress, ...]]
+    acs: Mapping[PciAddress, Acs]
 
 
 def host(system: System, process: Process) -> Host:
     """Takes the inventory, and reads the rest; what cannot be read is None or empty, never an error."""
     machine = take(system)
     groups = {function.iommu_group for function in machine.functions if function.iommu_group}
+    upstream = _upstream(system, machine)
     return Host(
         machine=machine, process=process, kernel=kernel(system, machine.kernel), firmware=_firmware(system),
         nvidia=nvidia(system, machine), cufile=_cufile(system), iommus=tuple(system.names("sys/class/iommu")),
         groups=frozenset(groups) | frozenset(system.names("sys/kernel/iommu_groups")),
         io_uring_disabled=system.read("proc/sys/kernel/io_uring_disabled"), has_pci=bool(machine.functions),
-        upstream=_upstream(system, machine),
+        upstream=upstream, acs=_acs(system, upstream),
     )
 
 
@@ -121,6 +127,12 @@ def _upstream(system: System, machine: Machine) -> Mapping[PciAddress, tuple[Pci
             bridges[bridge.address.domain, int(number)] = bridge.address
     ends = [each for each in machine.functions if each.class_code == NVME_CLASS or each in machine.gpus]
     return MappingProxyType({each.address: _above(each.address, bridges) for each in ends})
+
+
+def _acs(system: System, upstream: Mapping[PciAddress, tuple[PciAddress, ...]]) -> Mapping[PciAddress, Acs]:
+    bridges = dict.fromkeys(bridge for above in upstream.values() for bridge in above)
+    found = {bridge: parse(system.read_bytes(path_of(bridge, "config"))) for bridge in bridges}
+    return MappingProxyType({bridge: acs for bridge, acs in found.items() if acs is not None})
 
 
 def _above(address: PciAddress, bridges: Mapping[tuple[int, int], PciAddress]) -> tuple[PciAddress, ...]:

@@ -14,6 +14,7 @@ from nvstreamd.doctor.ownership import ownership
 from nvstreamd.doctor.paths import PATHS
 from nvstreamd.doctor.report import Reason
 from nvstreamd.doctor.scratch import Trial
+from nvstreamd.hardware.acs import ACS_ID
 from nvstreamd.hardware.claims import Claims
 from nvstreamd.hardware.eligibility import Policy
 from nvstreamd.hardware.inventory import take
@@ -21,6 +22,7 @@ from nvstreamd.hardware.journal import Journal
 from nvstreamd.hardware.system import System
 from support.fake_kernel import SERIAL, FakeKernel
 from support.machines import MACHINES
+from support.pci_configuration import configuration
 from unit.doctor.rig import ALL_WORK, READ_ALREADY, SPARE, USER, Examined, examined, notes, reasons
 
 NAMES = sorted(path.stem for path in MACHINES.glob("*.tree"))
@@ -231,6 +233,18 @@ def test_a_drive_beside_the_card_reads_differently_from_one_behind_the_processor
     assert "crosses the processor" not in notes(machine.verdicts()["nvme_vram"])
     machine.put(f"{DEVICES}/0000:42:01.0/secondary_bus_number", None)
     assert "0000:44:00.0 writes to 0000:43:00.0 crosses the processor" in notes(machine.verdicts()["nvme_vram"])
+
+
+@pytest.mark.parametrize(("space", "note"), [
+    (configuration((ACS_ID, 1, b"\x5f\0\x1d\0")), "port 0000:42:01.0 sends what 0000:44:00.0 writes to 0000:43:00.0 up"),
+    (configuration((ACS_ID, 1, b"\x5f\0\0\0")), ""),
+    (configuration()[:64], "whether port 0000:42:01.0 lets 0000:44:00.0 reach 0000:43:00.0 directly cannot be read"),
+])
+def test_a_switch_that_sends_everything_up_is_named(tmp_path: Path, space: bytes, note: str) -> None:
+    machine = examined("gpu-server", tmp_path)
+    (machine.system.root / DEVICES / "0000:42:01.0/config").write_bytes(space)
+    found = notes(machine.verdicts()["nvme_vram"])
+    assert note in found and ("port " in found) == bool(note)
 
 
 FAILED = Trial("failed", Reason("it failed", "mend it"))

@@ -115,12 +115,13 @@ def _detours(host: Host, drive: PciAddress, card: PciAddress, meeting: PciAddres
     port = above[max(0, above.index(meeting) - 1)]
     acs = host.acs.get(port)
     if acs is None:
-        return [Reason(f"whether port {port} lets {drive} reach {card} directly cannot be read (ACS)", "run this as root")]
+        what = f"whether port {port} lets {drive} reach {card} directly cannot be read (ACS)"
+        return [Reason(what, "run this as root")]
     if not acs.redirects:
         return []
-    return [Reason(f"port {port} sends what {drive} writes to {card} up to the processor and back (ACS request redirect)",
-                   f"with an IOMMU leave it so: it keeps them in groups of their own; for p2pdma, which does without, "
-                   f"`pci=disable_acs_redir={port}` on the kernel's command line")]
+    return [Reason(f"port {port} sends what {drive} writes to {card} up to the processor and back (ACS request "
+                   "redirect)", "with an IOMMU leave it so: it keeps them in groups of their own; for p2pdma, which "
+                   f"does without one, `pci=disable_acs_redir={port}` on the kernel's command line")]
 
 
 def io_memory(host: Host) -> Check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -52,6 +53,9 @@ class Holder(Protocol):
     def hold(self, serials: Sequence[str], stack: ExitStack) -> Sequence[HeldDrive]:
         """Takes drives; `stack` gives them back, once no process has one open. Raises NvstreamError, all given back."""
 
+    def share(self, serials: Sequence[str], stack: ExitStack) -> None:
+        """Nobody takes these drives from the kernel until `stack` is closed. Raises DriveInUse when somebody has."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClaimedFunction:
@@ -76,12 +80,13 @@ class ClaimedFunction:
 
 
 class ClaimHolder:
-    """See Holder. One model at a time has a drive."""
+    """See Holder. One model has a drive, or any number read it through the kernel."""
 
     def __init__(self, claims: Claims, policy: Policy) -> None:
         self.claims = claims
         self.policy = policy
-        self._serials: set[str] = set()
+        self._taken: set[str] = set()
+        self._shared: Counter[str] = Counter()
         # Models load beside each other, each in its thread; the journal lets one process in, once.
         self._lock = threading.Lock()
 
@@ -95,16 +100,28 @@ class ClaimHolder:
             stack.enter_context(own.pop_all())
         return held
 
+    def share(self, serials: Sequence[str], stack: ExitStack) -> None:
+        """See Holder."""
+        with ExitStack() as own:
+            for serial in serials:
+                with self._lock:
+                    self._check_not_taken(serial)
+                    self._shared[serial] += 1
+                own.callback(self._shared.subtract, [serial])
+            stack.enter_context(own.pop_all())
+
     def recover(self) -> None:
         """Gives back what a daemon that is no more left claimed. Raises NvstreamError, when all else is given back."""
         for record in self.claims.recover():
             log.warning("gave back %s (%s), which an earlier daemon had left claimed", record.address, record.serial)
 
     def _hold(self, serial: str, stack: ExitStack) -> ClaimedFunction:
-        if serial in self._serials:
-            raise DriveInUse(f"drive {serial} is another model's", "unload that one first")
-        self._serials.add(serial)
-        stack.callback(self._serials.discard, serial)
+        self._check_not_taken(serial)
+        if self._shared[serial] > 0:
+            raise DriveInUse(f"drive {serial} is read through the kernel by another model",
+                             "for queues of its own unload that one, and load this one again")
+        self._taken.add(serial)
+        stack.callback(self._taken.discard, serial)
         machine = take(self.claims.system)
         for controller in machine.controllers:
             if controller.serial == serial:
@@ -112,6 +129,10 @@ class ClaimHolder:
                 stack.callback(self._release, record)
                 return ClaimedFunction(serial, str(record.address))
         raise NotFound(f"no NVMe drive has serial {serial}", "`nvstreamd drives` lists those that are there")
+
+    def _check_not_taken(self, serial: str) -> None:
+        if serial in self._taken:
+            raise DriveInUse(f"drive {serial} is another model's", "unload that one first")
 
     def _release(self, record: Record) -> None:
         try:

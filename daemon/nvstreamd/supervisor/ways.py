@@ -65,23 +65,24 @@ class OwnDrives:
     def open(self, stack: ExitStack) -> Opening:
         """See Way."""
         wanted = files_of(self.path)
-        serials = dict.fromkeys(each.serial for each in wanted if isinstance(each, DriveHome))
         files = [_unopened(each) if isinstance(each, DriveHome) else open_all([each], stack)[0] for each in wanted]
-        return Opening(files, self.holder.hold(list(serials), stack))
+        return Opening(files, self.holder.hold(_serials(wanted), stack))
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Files, and drives as block devices: the kernel reads them."""
+    """Files, and drives as block devices: the kernel reads them, and keeps them while it does."""
 
     path: Path
-    blocks: Drives
+    hardware: Hardware
     backends: tuple[str, ...]
     name: str = "the kernel's driver"
 
     def open(self, stack: ExitStack) -> Opening:
         """See Way."""
-        return Opening(open_model(self.path, self.blocks, stack))
+        if self.path.suffix == SUFFIX:
+            self.hardware.holder.share(_serials(files_of(self.path)), stack)
+        return Opening(open_model(self.path, self.hardware.blocks, stack))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +112,18 @@ def ways_to(path: Path, backends: Sequence[str], hardware: Hardware) -> list[Way
     if on_drives and NVME_HOST in backends:
         ways.append(OwnDrives(path, hardware.holder))
     if through_kernel:
-        ways.append(Kernel(path, hardware.blocks, through_kernel))
+        ways.append(Kernel(path, hardware, through_kernel))
     if through_kernel and on_drives:
         ways.append(Origin(path, through_kernel))
     if not ways:
         raise InvalidRequest(f"{path} is not on a drive: {NVME_HOST} cannot read it",
                              "import it with --device, or choose another backend", field="backend")
     return ways
+
+
+def _serials(parts: Sequence[Path | DriveHome]) -> list[str]:
+    """The drives of a model, each once."""
+    return list(dict.fromkeys(each.serial for each in parts if isinstance(each, DriveHome)))
 
 
 def _unopened(home: DriveHome) -> OpenFile:

@@ -72,6 +72,29 @@ def test_two_models_do_not_share_a_drive_and_the_second_may_have_it_afterwards(t
         assert holder.hold([SERIAL], second)
 
 
+def test_a_drive_that_models_read_through_the_kernel_is_not_taken_from_under_them(tmp_path: Path) -> None:
+    kernel = kernel_of(tmp_path)
+    holder = holder_of(tmp_path, kernel, SERIAL, OTHER)
+    with ExitStack() as first, ExitStack() as second, ExitStack() as third:
+        holder.share([SERIAL], first)
+        holder.share([OTHER, SERIAL], second)
+        first.close()
+        with pytest.raises(DriveInUse, match="read through the kernel"):
+            holder.hold([SERIAL], third)
+        assert drivers(kernel) == ["nvme", "nvme"]
+        second.close()
+        assert holder.hold([SERIAL, OTHER], third)
+
+
+def test_a_drive_that_a_model_has_is_not_the_kernels_to_read(tmp_path: Path) -> None:
+    holder = holder_of(tmp_path, kernel_of(tmp_path), SERIAL, OTHER)
+    with ExitStack() as first, ExitStack() as second:
+        holder.hold([SERIAL], first)
+        with pytest.raises(DriveInUse, match="another model's"):
+            holder.share([OTHER, SERIAL], second)
+        assert holder.hold([OTHER], first), "what was shared before the refusal is free again"
+
+
 class Interrupted(FakeKernel):
     """A machine on which something else begins in the midst of the first change of it."""
 

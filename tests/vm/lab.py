@@ -21,18 +21,41 @@ from random import Random
 ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "build/lab"
 MIB = 1 << 20
+SECTOR, PAGE = 512, 4096
 # What QEMU says when a device reaches memory that its IOMMU does not translate, and what the guest's kernel says.
 FAULTS = re.compile(r"vtd_|DMAR:.*fault", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """An emulated NVMe controller with one namespace over `image`; `options` are more of QEMU's for it."""
+    """An emulated NVMe controller with one namespace over `image`; `options` are more of QEMU's for it.
+
+    Its page at byte `unreadable` answers every read with an error of the medium.
+    """
 
     serial: str
     image: Path
     slot: int
     options: str = ""
+    unreadable: int | None = None
+
+    def qemu(self) -> list[str]:
+        """QEMU's options."""
+        name, more = f"drive{self.slot:x}", f",{self.options}" if self.options else ""
+        file = f"file={self.image},file.locking=off"
+        if self.unreadable is not None:
+            file = (f"file.driver=blkdebug,file.config={self._faults(self.unreadable)},file.image.driver=file,"
+                    f"file.image.filename={self.image},file.image.locking=off")
+        return ["-drive", f"if=none,id={name},{file},format=raw",
+                "-device", f"nvme,id=nvme{self.slot:x},serial={self.serial},drive={name},addr={self.slot:x}.0{more}"]
+
+    def _faults(self, offset: int) -> Path:
+        """What blkdebug injects (QEMU, docs/devel/blkdebug.rst): errno 5, EIO, for every sector of the page."""
+        path = self.image.with_suffix(".faults")
+        rules = (f'[inject-error]\nevent = "read_aio"\nerrno = "5"\nonce = "off"\nsector = "{sector}"\n'
+                 for sector in range(offset // SECTOR, (offset + PAGE) // SECTOR))
+        path.write_text("\n".join(rules))
+        return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +73,7 @@ class Hardware:
         if self.iommu:
             options += ["-device", "intel-iommu,intremap=on,caching-mode=off"]
         for drive in self.drives:
-            name, more = f"drive{drive.slot:x}", f",{drive.options}" if drive.options else ""
-            options += ["-drive", f"if=none,id={name},file={drive.image},format=raw,file.locking=off",
-                        "-device", f"nvme,id=nvme{drive.slot:x},serial={drive.serial},drive={name},"
-                                   f"addr={drive.slot:x}.0{more}"]
+            options += drive.qemu()
         if self.bar is not None:
             size = self.bar.stat().st_size
             options += ["-object", f"memory-backend-file,id=bar,size={size},mem-path={self.bar},share=on",

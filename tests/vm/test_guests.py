@@ -12,14 +12,15 @@ FILES = sorted(path.name for path in (Path(__file__).parent / "guest").glob("tes
 PYTEST = f"{ROOT}/.venv/bin/python -m pytest -p no:cacheprovider -q -rs --durations=8 tests/vm/guest"
 SECONDS = 600.0
 # As in guest/test_nvme_vram.py.
+UNREADABLE = {"test_nvme_host.py": 48 * MIB}
 WITNESSED_OFFSET, WITNESSED_BYTES = 8 * MIB, 32 * MIB
 
 
-def hardware(folder: Path) -> Hardware:
-    """Two drives, one with blocks of 4096 bytes, and a BAR."""
-    plain = Drive("LAB0", image(folder / "drive0", 256 * MIB, filled=40 * MIB), 0x10, "mdts=8")
+def hardware(folder: Path, unreadable: int | None = None) -> Hardware:
+    """Two drives, one with blocks of 4096 bytes, and a BAR. A page of both may be one that cannot be read."""
+    plain = Drive("LAB0", image(folder / "drive0", 256 * MIB, filled=40 * MIB), 0x10, "mdts=8", unreadable)
     large = Drive("LAB1", image(folder / "drive1", 64 * MIB, filled=20 * MIB), 0x11,
-                  "logical_block_size=4096,physical_block_size=4096")
+                  "logical_block_size=4096,physical_block_size=4096", unreadable)
     return Hardware((plain, large), image(folder / "bar", 64 * MIB))
 
 
@@ -37,7 +38,7 @@ def check_bar(folder: Path) -> None:
 @pytest.mark.vm
 @pytest.mark.parametrize("file", FILES)
 def test_in_a_guest(file: str, guest_folder: Path) -> None:
-    result = Guest(guest_folder, hardware(guest_folder)).run(f"{PYTEST}/{file}", SECONDS)
+    result = Guest(guest_folder, hardware(guest_folder, UNREADABLE.get(file))).run(f"{PYTEST}/{file}", SECONDS)
     assert result.status == 0, str(result)
     assert not result.faults, str(result)
     if file == "test_nvme_vram.py" and "NOT TESTED" not in result.output:

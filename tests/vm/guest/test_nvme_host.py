@@ -13,7 +13,7 @@ import pytest
 
 from nvdma.arena import Arena
 from nvdma.backends.nvme import NvmeBackend, Place
-from nvdma.errors import BackendUnavailable
+from nvdma.errors import BackendUnavailable, CommandRefused
 from nvdma.nvme.drive import Drive
 from nvdma.pci.access import Access, VfioAccess
 from nvdma.pci.address import PciAddress
@@ -28,6 +28,8 @@ DEPTH = 32
 SECONDS = 60.0
 BUS_MASTER = 1 << 2
 CANARY = 0xA5
+# As in vm/test_guests.py. What lies around it is nothing but zeros.
+UNREADABLE = 48 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Taken:
 def taken(request: pytest.FixtureRequest) -> Iterator[Taken]:
     """Blocks of 512 bytes and transfers of 1 MiB; blocks of 4096 bytes and transfers of 512 KiB."""
     address = controllers()[request.param]
-    content = block_device(address).read_bytes()[: 24 * MIB]
+    with block_device(address).open("rb") as disk:
+        content = disk.read(24 * MIB)
     hand_over(address, "vfio-pci")
     yield Taken(address, content)
     give_back(address)
@@ -114,6 +117,26 @@ def test_a_source_past_the_end_is_refused(taken: Taken) -> None:
     with Arena(MIB) as arena, pytest.raises(BackendUnavailable, match="are not on a namespace"), \
             backend(taken, arena, offset=1 << 40):
         pass
+
+
+def test_a_page_that_the_drive_cannot_read_is_named_and_all_others_are_read(taken: Taken) -> None:
+    """QEMU answers with an error of the medium; the drive is usable afterwards."""
+    before, pages = 3, 8
+    with Arena(MIB) as arena, backend(taken, arena, offset=UNREADABLE - before * PAGE, size=pages * PAGE) as found:
+        arena.view[:] = bytes([CANARY]) * arena.nbytes
+        found.submit([Read(tag, 0, tag * PAGE, PAGE, tag * PAGE) for tag in range(pages)])
+        done, refusals = [], []
+        while found.in_flight:
+            try:
+                done += [completion.tag for completion in found.wait(SECONDS)]
+            except CommandRefused as error:
+                refusals.append(error)
+        assert [refusal.tag for refusal in refusals] == [before] and "Unrecovered Read Error" in str(refusals[0])
+        assert sorted([*done, before]) == list(range(pages))
+        for tag in done:
+            assert not any(arena.view[tag * PAGE : (tag + 1) * PAGE]), tag
+        found.submit([Read(0, 0, 0, PAGE, before * PAGE)])
+        assert drain(found) == {0: PAGE} and not any(arena.view[: pages * PAGE])
 
 
 def test_when_it_is_closed_with_reads_under_way_nothing_lands_any_more(taken: Taken) -> None:

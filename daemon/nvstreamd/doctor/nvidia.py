@@ -1,7 +1,8 @@
 """What do NVIDIA's driver and cards say of themselves, without asking the driver to do anything?
 
 Sources: the driver's README, chapter "The /proc/driver/nvidia Interface"; Documentation/ABI/testing/sysfs-bus-pci
-(resourceN_resize); BAR1, the window into a card's memory, is the function's BAR number 1.
+(resourceN_resize). BAR1, the window into a card's memory, is the second that a function has: number 1 behind a first of
+32 bits, number 2 behind one of 64 (data-centre cards since Hopper).
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from nvstreamd.hardware.functions import path_of
 from nvstreamd.hardware.system import System
 
 VENDOR = 0x10DE
-BAR1 = 1
 VERSION = re.compile(r"\b(\d{3,4})\.(\d+)(?:\.(\d+))?\b")
 MODEL = re.compile(r"^Model:\s*(.+)$", re.MULTILINE)
 REGISTRY = re.compile(r'^RegistryDwords:\s*"(.*)"', re.MULTILINE)
@@ -91,9 +91,10 @@ def _registry(text: str | None) -> Mapping[str, int] | None:
 
 def _card(system: System, function: PciFunction) -> Card:
     said = MODEL.search(system.read(f"proc/driver/nvidia/gpus/{function.address}/information") or "")
-    bar1 = function.bars[BAR1] if len(function.bars) > BAR1 else 0
-    return Card(function, said[1].strip() if said else None, bar1,
-                _largest(system.read(path_of(function.address, f"resource{BAR1}_resize"))))
+    numbers = [number for number, nbytes in enumerate(function.bars) if nbytes]
+    number = numbers[1] if len(numbers) > 1 else None
+    return Card(function, said[1].strip() if said else None, 0 if number is None else function.bars[number],
+                _largest(system.read(path_of(function.address, f"resource{number}_resize"))))
 
 
 def _largest(bitmap: str | None) -> int | None:

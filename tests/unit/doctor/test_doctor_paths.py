@@ -235,6 +235,14 @@ def test_a_drive_beside_the_card_reads_differently_from_one_behind_the_processor
     assert "0000:44:00.0 writes to 0000:43:00.0 crosses the processor" in notes(machine.verdicts()["nvme_vram"])
 
 
+def test_a_data_centre_cards_window_is_found_behind_registers_of_64_bits(tmp_path: Path) -> None:
+    machine = examined("h100-guest", tmp_path)
+    (bar1,) = (check for check in machine.verdicts()["nvme_vram"].checks if check.name == "bar1")
+    assert bar1.found == "0000:00:06.0 (NVIDIA H100 80GB HBM3): 128 GiB" and not bar1.reasons
+    machine.put(f"{DEVICES}/0000:00:06.0/resource2_resize", "0000000000040000")
+    assert "128 GiB of 256 GiB: too small" in reasons(machine.verdicts()["nvme_vram"])
+
+
 @pytest.mark.parametrize(("space", "note"), [
     (configuration((ACS_ID, 1, b"\x5f\0\x1d\0")), "port 0000:42:01.0 sends what 0000:44:00.0 writes"),
     (configuration((ACS_ID, 1, b"\x5f\0\0\0")), ""),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from nvstreamd.weights.durable import sync_directory, write_whole
 VERSION = 1
 SUFFIX = ".claim"
 UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +123,14 @@ class Journal:
         return sorted(self.directory.glob(f"*{SUFFIX}")) if self.directory.is_dir() else []
 
     def records(self) -> list[Record]:
-        """Every claim on the disk. Raises JournalError for one that cannot be understood."""
-        return [read(path) for path in self.paths()]
+        """Every claim on the disk that can be read; the log has why the others cannot, `recover` fails with them."""
+        found = []
+        for path in self.paths():
+            try:
+                found.append(read(path))
+            except JournalError as error:
+                log.error("%s", error)
+        return found
 
 
 @contextmanager

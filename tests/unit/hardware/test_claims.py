@@ -13,7 +13,7 @@ from nvstreamd.hardware.eligibility import Policy
 from nvstreamd.hardware.inventory import take
 from nvstreamd.hardware.journal import Record
 from nvstreamd.hardware.steps import steps_to_take
-from support.fake_kernel import ADDRESS, DEVICE, SERIAL, Crash, FakeKernel, Fate, FatefulJournal
+from support.fake_kernel import ADDRESS, DEVICE, SECOND, SERIAL, Crash, FakeKernel, Fate, FatefulJournal
 
 POLICY = Policy(frozenset({SERIAL}))
 CLAIMED = {"driver": "vfio-pci", "override": "vfio-pci", "power": "on", "vfio": "True"}
@@ -223,6 +223,20 @@ def test_a_claim_that_cannot_be_read_is_never_lost(tmp_path: Path, content: str)
     with pytest.raises(JournalError, match="cannot be read"):
         claims.recover()
     assert path.read_text() == content
+
+
+def test_a_claim_that_cannot_be_read_does_not_stand_in_another_drives_way(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture,
+) -> None:
+    kernel, claims = machine(tmp_path)
+    kernel.boot()
+    claims.journal.directory.mkdir(parents=True)
+    path = claims.journal.directory / f"{SECOND}-OTHER.claim"
+    path.write_text("torn")
+    record = claim(kernel, claims)
+    assert [held.serial for held in claims.held()] == [SERIAL]
+    claims.release(record)
+    assert path.exists() and f"{path}: this claim cannot be read" in caplog.text
 
 
 def test_a_plan_says_what_it_does_and_how_it_is_undone(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Does the hardware side work on a stock kernel? Each file of tests in guest/ runs in a guest of its own."""
+"""Does the hardware side work on a stock kernel? The files of tests in guest/ run in a few guests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import pytest
 from vm.lab import MIB, ROOT, Drive, Guest, Hardware, image
 
 FILES = sorted(path.name for path in (Path(__file__).parent / "guest").glob("test_*.py"))
-PYTEST = f"{ROOT}/.venv/bin/python -m pytest -p no:cacheprovider -q -rs --durations=8 tests/vm/guest"
+PYTEST = f"{ROOT}/.venv/bin/python -m pytest -p no:cacheprovider -q -rs --durations=8"
 SECONDS = 600.0
-# As in guest/test_nvme_vram.py.
+# A boot and the imports of a test run take a minute without KVM. Files that are not here have a guest of their own.
+TOGETHER = (("test_claims.py", "test_doctor.py", "test_vfio.py"),
+            ("test_nvme_host.py", "test_kmod.py", "test_nvme_vram.py"))
+GUESTS = (*TOGETHER, *((file,) for file in FILES if not any(file in group for group in TOGETHER)))
+# As in the files themselves.
 UNREADABLE = {"test_nvme_host.py": 48 * MIB}
 WITNESSED_OFFSET, WITNESSED_BYTES = 8 * MIB, 32 * MIB
 
@@ -36,10 +40,12 @@ def check_bar(folder: Path) -> None:
 
 
 @pytest.mark.vm
-@pytest.mark.parametrize("file", FILES)
-def test_in_a_guest(file: str, guest_folder: Path) -> None:
-    result = Guest(guest_folder, hardware(guest_folder, UNREADABLE.get(file))).run(f"{PYTEST}/{file}", SECONDS)
+@pytest.mark.parametrize("files", GUESTS, ids=lambda files: "-".join(Path(file).stem for file in files))
+def test_in_a_guest(files: tuple[str, ...], guest_folder: Path) -> None:
+    unreadable = next((UNREADABLE[file] for file in files if file in UNREADABLE), None)
+    guest = Guest(guest_folder, hardware(guest_folder, unreadable))
+    result = guest.run(" ".join([PYTEST, *(f"tests/vm/guest/{file}" for file in files)]), SECONDS)
     assert result.status == 0, str(result)
     assert not result.faults, str(result)
-    if file == "test_nvme_vram.py" and "NOT TESTED" not in result.output:
+    if "test_nvme_vram.py" in files and "NOT TESTED" not in result.output:
         check_bar(guest_folder)

@@ -1,4 +1,4 @@
-"""What does every test in the guest find? Modules loaded, drives in the hands of the kernel's driver."""
+"""What does every file of tests in the guest find? Modules loaded, drives in the hands of the kernel's driver."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from nvdma.pci.address import PciAddress
 from vm.guest.machine import controllers, give_back
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def modules() -> None:
-    """No udev runs here that would load them."""
+    """No udev runs here that would load them; a file before may have unloaded one."""
     for name in ("nvme", "vfio-pci", "ext4"):
         subprocess.run(["modprobe", name], check=True)
 

@@ -16,6 +16,7 @@ from unit.weights.models import model_at
 from unit.weights.stores import Report
 
 MIB = 1 << 20
+PAIR = ["FAST", "SLOW"]
 
 
 class Disks:

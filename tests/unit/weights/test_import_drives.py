@@ -18,28 +18,12 @@ from nvstreamd.weights.manifest import ALIGNMENT, DriveHome
 from nvstreamd.weights.superblock import DATA_BEGIN, Entry
 from nvstreamd.weights.targets import read_rate
 from support.random_gguf import tiny
-from unit.weights.disks import MIB, Disks
+from unit.weights.disks import MIB, PAIR, Disks
 from unit.weights.models import look, make, model_at, refusal
 from unit.weights.power import PowerCut, cut_at
 from unit.weights.stores import load_all, pack
 
 SEGMENTS = 1 + 3 + 1
-PAIR = ["FAST", "SLOW"]
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """A model of three layers."""
-    return make(tmp_path / "source.gguf", tiny(layers=3))
-
-
-@pytest.fixture
-def disks(tmp_path: Path) -> Disks:
-    """Two blank drives."""
-    disks = Disks(tmp_path / "dev")
-    for serial in PAIR:
-        disks.add(serial)
-    return disks
 
 
 def entries(disks: Disks, serial: str) -> list[Entry]:

@@ -11,26 +11,9 @@ import pytest
 
 from nvstreamd.errors import BadModelFile, BadVolume, ModelChanged, NotFound, NvstreamError
 from support.random_gguf import tiny
-from unit.weights.disks import Disks
+from unit.weights.disks import PAIR, Disks
 from unit.weights.models import look, make, model_at
 from unit.weights.stores import edit, load_all, pack
-
-PAIR = ["FAST", "SLOW"]
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """A model of three layers."""
-    return make(tmp_path / "source.gguf", tiny(layers=3))
-
-
-@pytest.fixture
-def disks(tmp_path: Path) -> Disks:
-    """Two blank drives."""
-    disks = Disks(tmp_path / "dev")
-    for serial in PAIR:
-        disks.add(serial)
-    return disks
 
 
 def test_another_drive_in_its_place_is_noticed(tmp_path: Path, source: Path, disks: Disks) -> None:

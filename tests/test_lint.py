@@ -38,6 +38,13 @@ def test_the_root_process_imports_neither_torch_nor_a_model_parser() -> None:
     assert not loaded & {"torch", "cupy", "tokenizers", "llguidance", "numpy", "jinja2", "nvstreamd.engine"}
 
 
+def test_an_engine_imports_neither_grpc_nor_asyncio() -> None:
+    """It speaks over a socket pair; each start of one would wait for them, and each engine keep them in memory."""
+    script = "import json, sys, nvstreamd.engine.__main__, nvstreamd.engine.service; print(json.dumps([*sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not set(json.loads(done.stdout)) & {"grpc", "asyncio", "ssl", "nvstream.client", "nvstream.aio"}
+
+
 @pytest.mark.parametrize("tree", ["daemon", "dma", "clients/python", "scripts", "tests"])
 def test_every_file_says_which_question_it_answers(tree: str) -> None:
     for path in (ROOT / tree).rglob("*.py"):

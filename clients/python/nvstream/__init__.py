@@ -2,46 +2,50 @@
 
 from __future__ import annotations
 
-from nvstream.aio import AsyncClient, AsyncImport, AsyncStream
-from nvstream.client import Client, Import, Stream
-from nvstream.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    FailedPrecondition,
-    Internal,
-    InvalidArgument,
-    NotFound,
-    NvstreamError,
-    PermissionDenied,
-    ResourceExhausted,
-    Unavailable,
-    Violation,
-)
-from nvstream.events import (
-    Accepted,
-    Delta,
-    Event,
-    Finished,
-    FinishReason,
-    Phase,
-    Progress,
-    Tier,
-    TokenLogprob,
-    TopLogprob,
-    Usage,
-)
-from nvstream.facts import (
-    Caller,
-    DaemonStatus,
-    EngineStatus,
-    ImportProgress,
-    Model,
-    ModelFacts,
-    ModelFormat,
-    ModelState,
-    Placement,
-)
-from nvstream.requests import Message, Options
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nvstream.aio import AsyncClient, AsyncImport, AsyncStream
+    from nvstream.client import Client, Import, Stream
+    from nvstream.errors import (
+        Cancelled,
+        DeadlineExceeded,
+        FailedPrecondition,
+        Internal,
+        InvalidArgument,
+        NotFound,
+        NvstreamError,
+        PermissionDenied,
+        ResourceExhausted,
+        Unavailable,
+        Violation,
+    )
+    from nvstream.events import (
+        Accepted,
+        Delta,
+        Event,
+        Finished,
+        FinishReason,
+        Phase,
+        Progress,
+        Tier,
+        TokenLogprob,
+        TopLogprob,
+        Usage,
+    )
+    from nvstream.facts import (
+        Caller,
+        DaemonStatus,
+        EngineStatus,
+        ImportProgress,
+        Model,
+        ModelFacts,
+        ModelFormat,
+        ModelState,
+        Placement,
+    )
+    from nvstream.requests import Message, Options
 
 __all__ = [
     "Accepted",
@@ -84,3 +88,20 @@ __all__ = [
     "Usage",
     "Violation",
 ]
+
+HOMES = ("events", "facts", "requests", "errors", "client", "aio")
+
+
+def __getattr__(name: str) -> object:
+    """What is asked for first is imported then: the daemon's engine needs the messages below here, and no gRPC."""
+    for home in HOMES if name in __all__ else ():
+        module = import_module(f"nvstream.{home}")
+        if hasattr(module, name):
+            globals()[name] = getattr(module, name)
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """For completion in a shell."""
+    return sorted({*globals(), *__all__})

@@ -17,7 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / "build/lab"
-MODULES = ("nvstream",)
+# Ours, and what stands in for hardware in tests.
+MODULES = ("nvstream", "lab")
 PACKAGES = ("qemu-system-x86", "busybox-static", "kmod", "util-linux", "fio", "e2fsprogs", "fdisk",
             "linux-headers-amd64", "gcc", "make", "mmdebstrap")
 META_PACKAGE = "linux-image-amd64"

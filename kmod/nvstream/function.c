@@ -6,19 +6,14 @@
  * /dev/nvstream/ADDRESS, for root; who opens it first has it, until the file is closed. Closing, however it comes
  * about, stops the drive before a page is unpinned.
  */
-#include <linux/capability.h>
 #include <linux/dma-mapping.h>
 #include <linux/fs.h>
-#include <linux/iommu.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
-#include <linux/version.h>
 
 #include "internal.h"
-
-#define REGISTER_BAR 0
 
 static void nvs_free(struct kref *kref)
 {
@@ -90,22 +85,6 @@ static int nvs_mmap(struct file *file, struct vm_area_struct *vma)
 	return err;
 }
 
-static long nvs_caps(struct nvs_function *fn, void __user *argument)
-{
-	struct iommu_domain *domain = iommu_get_domain_for_dev(&fn->pdev->dev);
-	struct nvstream_caps caps = {
-		.abi = NVSTREAM_ABI,
-		.flags = domain && domain->type != IOMMU_DOMAIN_IDENTITY ? NVSTREAM_TRANSLATED : 0,
-		.bar_bytes = pci_resource_len(fn->pdev, REGISTER_BAR),
-		.pinned_bytes = fn->pinned_bytes,
-		.mapped_bytes = fn->mapped_bytes,
-		.mappings = fn->mappings,
-		.leaked = nvs_leaked(),
-	};
-
-	return copy_to_user(argument, &caps, sizeof(caps)) ? -EFAULT : 0;
-}
-
 union nvs_argument {
 	struct nvstream_pin pin;
 	struct nvstream_map_bar bar;
@@ -142,7 +121,7 @@ static long nvs_call(struct nvs_function *fn, unsigned int command, void __user 
 		return -ENODEV;
 	switch (command) {
 	case NVSTREAM_GET_CAPS:
-		return nvs_caps(fn, user);
+		return nvs_get_caps(fn, user);
 	case NVSTREAM_SET_MASTER:
 		pci_set_master(fn->pdev);
 		return 0;
@@ -294,8 +273,3 @@ module_pci_driver(nvs_driver);
 MODULE_DESCRIPTION("An NVMe function for a process, and the memory that it may reach");
 MODULE_LICENSE("GPL");
 MODULE_VERSION("1");
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
-MODULE_IMPORT_NS("DMA_BUF");
-#else
-MODULE_IMPORT_NS(DMA_BUF);
-#endif

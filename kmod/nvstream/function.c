@@ -75,13 +75,13 @@ static int nvs_mmap(struct file *file, struct vm_area_struct *vma)
 	if (vma->vm_pgoff || bytes > PAGE_ALIGN(pci_resource_len(fn->pdev, REGISTER_BAR)) ||
 	    !(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
-	mutex_lock(&fn->lock);
+	mutex_lock(&fn->gone_lock);
 	if (!fn->gone) {
 		vma->vm_page_prot = pgprot_noncached(vma->vm_page_prot);
 		err = io_remap_pfn_range(vma, vma->vm_start, pci_resource_start(fn->pdev, REGISTER_BAR) >> PAGE_SHIFT,
 					 bytes, vma->vm_page_prot);
 	}
-	mutex_unlock(&fn->lock);
+	mutex_unlock(&fn->gone_lock);
 	return err;
 }
 
@@ -167,6 +167,7 @@ static struct nvs_function *nvs_new_function(struct pci_dev *pdev)
 		return NULL;
 	kref_init(&fn->kref);
 	mutex_init(&fn->lock);
+	mutex_init(&fn->gone_lock);
 	INIT_LIST_HEAD(&fn->ledger);
 	fn->pdev = pci_dev_get(pdev);
 	snprintf(fn->name, sizeof(fn->name), "nvstream!%s", pci_name(pdev));
@@ -251,7 +252,9 @@ static void nvs_remove(struct pci_dev *pdev)
 	misc_deregister(&fn->misc);
 	mutex_lock(&fn->lock);
 	nvs_stop(fn, true);
+	mutex_lock(&fn->gone_lock);
 	fn->gone = true;
+	mutex_unlock(&fn->gone_lock);
 	if (fn->mapping)
 		unmap_mapping_range(fn->mapping, 0, 0, 1);
 	mutex_unlock(&fn->lock);

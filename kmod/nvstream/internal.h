@@ -27,13 +27,14 @@ struct nvs_function {
 	void __iomem *registers;
 	struct miscdevice misc;
 	char name[40];
-	struct mutex lock;	/* of all below, and of the ledger */
+	struct mutex lock;	/* of all below, and of the ledger; held while memory of the caller is touched */
 	struct address_space *mapping;	/* of the open file; NULL: not open */
 	struct list_head ledger;	/* struct nvs_mapping: what the function may reach */
 	u32 next_handle;
 	u64 pinned_bytes;
 	u64 mapped_bytes;
 	u32 mappings;
+	struct mutex gone_lock;	/* of `gone`, inside of all others: mmap comes with the caller's memory locked */
 	bool gone;
 };
 

@@ -20,6 +20,7 @@ static void nvs_free(struct kref *kref)
 	struct nvs_function *fn = container_of(kref, struct nvs_function, kref);
 
 	pci_dev_put(fn->pdev);
+	kfree(fn->saved);
 	kfree(fn);
 }
 
@@ -198,6 +199,11 @@ static int nvs_enable(struct nvs_function *fn)
 	fn->registers = pci_ioremap_bar(pdev, REGISTER_BAR);
 	if (!fn->registers)
 		goto release;
+	pci_clear_master(pdev);
+	pci_save_state(pdev);
+	fn->saved = pci_store_saved_state(pdev);
+	if (!fn->saved)
+		goto unmap;
 	/* The kernel's driver leaves a controller shut down but enabled. */
 	err = nvs_quiesce(fn, true);
 	if (err)

@@ -24,6 +24,7 @@ struct dma_buf_attachment;
 struct nvs_function {
 	struct kref kref;
 	struct pci_dev *pdev;
+	struct pci_saved_state *saved;	/* its configuration as it was bound, bus mastering off */
 	void __iomem *registers;
 	struct miscdevice misc;
 	char name[40];

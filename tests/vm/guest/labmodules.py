@@ -13,7 +13,7 @@ from pathlib import Path
 from vm.lab import LAB
 
 NVSTREAM = LAB / "nvstream/nvstream.ko"
-LABBAR = LAB / "lab/labbar.ko"
+LABBAR, LABSTUCK = LAB / "lab/labbar.ko", LAB / "lab/labstuck.ko"
 # kmod/lab/labbar.h
 EXPORT = struct.Struct("=QQQ")  # offset, bytes, size
 EXPORT_PART = 1 << 30 | EXPORT.size << 16 | 0xB8 << 8
@@ -21,7 +21,7 @@ EXPORT_PART = 1 << 30 | EXPORT.size << 16 | 0xB8 << 8
 
 def missing() -> bool:
     """Whether the modules could not be built."""
-    return not (NVSTREAM.exists() and LABBAR.exists())
+    return not (NVSTREAM.exists() and LABBAR.exists() and LABSTUCK.exists())
 
 
 @contextmanager

@@ -15,11 +15,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import module_checks
+
 ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / "build/lab"
-MODULES = ("nvstream",)
+# Ours, and what stands in for hardware in tests.
+MODULES = ("nvstream", "lab")
 PACKAGES = ("qemu-system-x86", "busybox-static", "kmod", "util-linux", "fio", "e2fsprogs", "fdisk",
-            "linux-headers-amd64", "gcc", "make", "mmdebstrap")
+            "linux-headers-amd64", "gcc", "make", "sparse", "mmdebstrap")
 META_PACKAGE = "linux-image-amd64"
 
 
@@ -106,6 +109,7 @@ def main() -> None:
     elif ready():
         for name in MODULES:
             build_module(name)
+        module_checks.fetch()
 
 
 if __name__ == "__main__":

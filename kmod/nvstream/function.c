@@ -6,25 +6,21 @@
  * /dev/nvstream/ADDRESS, for root; who opens it first has it, until the file is closed. Closing, however it comes
  * about, stops the drive before a page is unpinned.
  */
-#include <linux/capability.h>
 #include <linux/dma-mapping.h>
 #include <linux/fs.h>
-#include <linux/iommu.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
-#include <linux/version.h>
 
 #include "internal.h"
-
-#define REGISTER_BAR 0
 
 static void nvs_free(struct kref *kref)
 {
 	struct nvs_function *fn = container_of(kref, struct nvs_function, kref);
 
 	pci_dev_put(fn->pdev);
+	kfree(fn->saved);
 	kfree(fn);
 }
 
@@ -80,30 +76,14 @@ static int nvs_mmap(struct file *file, struct vm_area_struct *vma)
 	if (vma->vm_pgoff || bytes > PAGE_ALIGN(pci_resource_len(fn->pdev, REGISTER_BAR)) ||
 	    !(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
-	mutex_lock(&fn->lock);
+	mutex_lock(&fn->gone_lock);
 	if (!fn->gone) {
 		vma->vm_page_prot = pgprot_noncached(vma->vm_page_prot);
 		err = io_remap_pfn_range(vma, vma->vm_start, pci_resource_start(fn->pdev, REGISTER_BAR) >> PAGE_SHIFT,
 					 bytes, vma->vm_page_prot);
 	}
-	mutex_unlock(&fn->lock);
+	mutex_unlock(&fn->gone_lock);
 	return err;
-}
-
-static long nvs_caps(struct nvs_function *fn, void __user *argument)
-{
-	struct iommu_domain *domain = iommu_get_domain_for_dev(&fn->pdev->dev);
-	struct nvstream_caps caps = {
-		.abi = NVSTREAM_ABI,
-		.flags = domain && domain->type != IOMMU_DOMAIN_IDENTITY ? NVSTREAM_TRANSLATED : 0,
-		.bar_bytes = pci_resource_len(fn->pdev, REGISTER_BAR),
-		.pinned_bytes = fn->pinned_bytes,
-		.mapped_bytes = fn->mapped_bytes,
-		.mappings = fn->mappings,
-		.leaked = nvs_leaked(),
-	};
-
-	return copy_to_user(argument, &caps, sizeof(caps)) ? -EFAULT : 0;
 }
 
 union nvs_argument {
@@ -142,7 +122,7 @@ static long nvs_call(struct nvs_function *fn, unsigned int command, void __user 
 		return -ENODEV;
 	switch (command) {
 	case NVSTREAM_GET_CAPS:
-		return nvs_caps(fn, user);
+		return nvs_get_caps(fn, user);
 	case NVSTREAM_SET_MASTER:
 		pci_set_master(fn->pdev);
 		return 0;
@@ -188,6 +168,7 @@ static struct nvs_function *nvs_new_function(struct pci_dev *pdev)
 		return NULL;
 	kref_init(&fn->kref);
 	mutex_init(&fn->lock);
+	mutex_init(&fn->gone_lock);
 	INIT_LIST_HEAD(&fn->ledger);
 	fn->pdev = pci_dev_get(pdev);
 	snprintf(fn->name, sizeof(fn->name), "nvstream!%s", pci_name(pdev));
@@ -218,6 +199,11 @@ static int nvs_enable(struct nvs_function *fn)
 	fn->registers = pci_ioremap_bar(pdev, REGISTER_BAR);
 	if (!fn->registers)
 		goto release;
+	pci_clear_master(pdev);
+	pci_save_state(pdev);
+	fn->saved = pci_store_saved_state(pdev);
+	if (!fn->saved)
+		goto unmap;
 	/* The kernel's driver leaves a controller shut down but enabled. */
 	err = nvs_quiesce(fn, true);
 	if (err)
@@ -272,7 +258,9 @@ static void nvs_remove(struct pci_dev *pdev)
 	misc_deregister(&fn->misc);
 	mutex_lock(&fn->lock);
 	nvs_stop(fn, true);
+	mutex_lock(&fn->gone_lock);
 	fn->gone = true;
+	mutex_unlock(&fn->gone_lock);
 	if (fn->mapping)
 		unmap_mapping_range(fn->mapping, 0, 0, 1);
 	mutex_unlock(&fn->lock);
@@ -294,8 +282,3 @@ module_pci_driver(nvs_driver);
 MODULE_DESCRIPTION("An NVMe function for a process, and the memory that it may reach");
 MODULE_LICENSE("GPL");
 MODULE_VERSION("1");
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 13, 0)
-MODULE_IMPORT_NS("DMA_BUF");
-#else
-MODULE_IMPORT_NS(DMA_BUF);
-#endif

@@ -14,7 +14,7 @@
 #define NVSTREAM_ABI 1
 
 /* The IOMMU translates: addresses are good for this function alone. */
-#define NVSTREAM_TRANSLATED	(1U << 0)
+#define NVSTREAM_TRANSLATED	0x1
 
 struct nvstream_caps {
 	__u32 abi;
@@ -23,7 +23,7 @@ struct nvstream_caps {
 	__u64 pinned_bytes;	/* that this file holds in memory */
 	__u64 mapped_bytes;	/* that this file holds of peers */
 	__u32 mappings;
-	__u32 leaked;		/* mappings kept from functions that could not be stopped, since the module was loaded */
+	__u32 leaked;		/* mappings of functions that could not be stopped, since the module was loaded */
 	__u64 reserved[3];
 };
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -127,6 +128,25 @@ def test_no_window_beside_a_peers_bar_is_mapped(bound: PciAddress, window: Windo
         with pytest.raises(ModuleError, match=why):
             access.map_window(window, stack)
         assert access.caps().mappings == 0
+
+
+def test_registers_are_mapped_while_memory_is_pinned(bound: PciAddress) -> None:
+    """mmap comes with the process's memory locked, which pinning locks too: a process cannot hang itself, and so us."""
+    with ExitStack() as stack:
+        arena = stack.enter_context(Arena(4 * MIB))
+        access = KmodAccess(open_node(bound, stack))
+
+        def pin_often() -> None:
+            for _ in range(100):
+                with ExitStack() as pinned:
+                    access.map_memory(arena.view, arena.address, pinned)
+
+        with ThreadPoolExecutor(1) as pool:
+            pinning = pool.submit(pin_often)
+            while not pinning.done():
+                with ExitStack() as mapped:
+                    access.map_registers(mapped)
+            pinning.result()
 
 
 def test_a_function_is_opened_once_only_and_by_root_only(bound: PciAddress) -> None:

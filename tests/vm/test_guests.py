@@ -11,7 +11,8 @@ from vm.lab import MIB, ROOT, Drive, Guest, Hardware, image
 FILES = sorted(path.name for path in (Path(__file__).parent / "guest").glob("test_*.py"))
 PYTEST = f"{ROOT}/.venv/bin/python -m pytest -p no:cacheprovider -q -rs --durations=8 tests/vm/guest"
 SECONDS = 600.0
-# As in guest/test_nvme_vram.py.
+# Files whose tests fill the BAR, and where: as in guest/filling.py.
+WITNESSED = ("test_nvme_vram.py", "test_vfio_window.py")
 WITNESSED_OFFSET, WITNESSED_BYTES = 8 * MIB, 32 * MIB
 
 
@@ -40,5 +41,5 @@ def test_in_a_guest(file: str, guest_folder: Path) -> None:
     result = Guest(guest_folder, hardware(guest_folder)).run(f"{PYTEST}/{file}", SECONDS)
     assert result.status == 0, str(result)
     assert not result.faults, str(result)
-    if file == "test_nvme_vram.py" and "NOT TESTED" not in result.output:
+    if file in WITNESSED and "NOT TESTED" not in result.output:
         check_bar(guest_folder)

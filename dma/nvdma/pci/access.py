@@ -6,9 +6,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-from nvdma.pci.dma import DmaMemory
+from nvdma.pci.dma import BusAddresses, DmaMemory
 from nvdma.pci.mmio import Registers
 from nvdma.pci.vfio import Container, Device
+from nvdma.pci.window import Window, map_window
 
 
 class Access(Protocol):
@@ -37,6 +38,14 @@ class VfioAccess:
     def map_memory(self, view: memoryview, address: int, stack: ExitStack) -> DmaMemory:
         """See Access."""
         return self.container.map(view, address, stack)
+
+    def map_window(self, window: Window, fd: int, stack: ExitStack) -> BusAddresses:
+        """The function's addresses of a peer's memory; `fd` is from `nvdma.pci.window.open_bar`.
+
+        Not every machine carries writes from one function to another: compare what arrives before it is relied upon.
+        Raises WindowRefused, and what `map_memory` raises.
+        """
+        return self.container.map_pages(map_window(window, fd, stack), window.nbytes, stack)
 
     def map_registers(self, stack: ExitStack) -> Registers:
         """See Access."""

@@ -22,6 +22,7 @@ from nvdma.errors import ArenaExhausted, DmaError
 from nvdma.pci.address import PciAddress
 from nvdma.pci.dma import DmaMemory, Pages, Scattered
 from nvdma.pci.mmio import MappedRegisters, wait_until
+from nvdma.pci.window import Window
 
 ABI = 1
 CAPS = struct.Struct("=IIQQQII24x")  # abi, flags, bar_bytes, pinned_bytes, mapped_bytes, mappings, leaked, reserved
@@ -66,16 +67,6 @@ class Caps:
     mapped_bytes: int
     mappings: int
     leaked: int
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """`nbytes` from byte `offset` on of a BAR of another function."""
-
-    peer: PciAddress
-    bar: int
-    offset: int
-    nbytes: int
 
 
 def open_node(address: PciAddress, stack: ExitStack, folder: Path = Path("/dev/nvstream")) -> int:

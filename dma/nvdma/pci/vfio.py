@@ -58,17 +58,23 @@ class Container:
 
         The unmapping must come after the device was quiesced: push it before whatever starts the device.
         """
+        own = view[:]
+        stack.callback(own.release)
+        return DmaMemory(own, address, self.map_pages(address, view.nbytes, stack))
+
+    def map_pages(self, address: int, nbytes: int, stack: ExitStack) -> Contiguous:
+        """What `map` does, of whatever lies at `address`: also of a BAR that is mapped there."""
         if self._space is None:
             self._space = IovaSpace(self.iova_ranges())
-        iova, own = self._space.take(view.nbytes), view[:]
+        iova = self._space.take(nbytes)
         try:
-            fcntl.ioctl(self.fd, IOMMU_MAP_DMA, MAP_DMA.pack(MAP_DMA.size, READ_WRITE, address, iova, view.nbytes))
+            fcntl.ioctl(self.fd, IOMMU_MAP_DMA, MAP_DMA.pack(MAP_DMA.size, READ_WRITE, address, iova, nbytes))
         except OSError as error:
             if error.errno in (errno.ENOMEM, errno.ENOSPC):
-                raise _not_pinned(view.nbytes, error) from error
-            raise VfioError(f"mapping {view.nbytes} bytes for the device failed: {error.strerror}") from error
-        stack.callback(self._unmap, iova, own)
-        return DmaMemory(own, address, Contiguous(iova))
+                raise _not_pinned(nbytes, error) from error
+            raise VfioError(f"mapping {nbytes} bytes for the device failed: {error.strerror}") from error
+        stack.callback(self._unmap, iova, nbytes)
+        return Contiguous(iova)
 
     def iova_ranges(self) -> list[IovaRange]:
         """The addresses that the IOMMU can translate and nothing else has (interrupts, firmware)."""
@@ -81,10 +87,9 @@ class Container:
         call(self.fd, IOMMU_GET_INFO, answer, "asking for the IOMMU's facts")
         return parse_iova_ranges(bytes(answer))
 
-    def _unmap(self, iova: int, view: memoryview) -> None:
-        argument = UNMAP_DMA.pack(UNMAP_DMA.size, 0, iova, view.nbytes)
-        call(self.fd, IOMMU_UNMAP_DMA, argument, f"unmapping {view.nbytes} bytes at {iova:#x}")
-        view.release()
+    def _unmap(self, iova: int, nbytes: int) -> None:
+        argument = UNMAP_DMA.pack(UNMAP_DMA.size, 0, iova, nbytes)
+        call(self.fd, IOMMU_UNMAP_DMA, argument, f"unmapping {nbytes} bytes at {iova:#x}")
 
 
 def parse_iova_ranges(info: bytes) -> list[IovaRange]:

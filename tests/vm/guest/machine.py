@@ -7,6 +7,8 @@ import stat
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from nvdma.pci.address import PciAddress
@@ -15,6 +17,7 @@ DEVICES = Path("/sys/bus/pci/devices")
 SECONDS = 20.0
 # The function whose BAR 2 stands in for a GPU's memory: lab.py puts it into this slot.
 BAR_OWNER = PciAddress(0, 0, 0x1E, 0)
+NOBODY = 65534
 
 
 def controllers() -> dict[str, PciAddress]:
@@ -43,6 +46,13 @@ def hand_over(address: PciAddress, name: str) -> None:
     assert driver(address) == (name or "nvme")
 
 
+def hold_no_more(address: PciAddress) -> None:
+    """Away from any driver."""
+    (DEVICES / str(address) / "driver_override").write_text("\n")
+    if driver(address):
+        (DEVICES / str(address) / "driver/unbind").write_text(str(address))
+
+
 def give_back(address: PciAddress) -> None:
     """To the kernel's own driver."""
     if driver(address) != "nvme":
@@ -59,6 +69,20 @@ def bar_address(address: PciAddress, bar: int) -> int:
     return int((DEVICES / str(address) / "resource").read_text().splitlines()[bar].split()[0], 16)
 
 
+def bar_bytes(address: PciAddress, bar: int) -> int:
+    """The size of a BAR."""
+    return (DEVICES / str(address) / f"resource{bar}").stat().st_size
+
+
+def answer_to_bars(address: PciAddress, does: int = 1) -> None:
+    """Switches the memory space of a function on or off, whose driver, if it has one, does not notice."""
+    command = command_register(address) & ~(1 << 1) | does << 1
+    # Unbuffered: configuration space is written in the pieces that are asked for.
+    with (DEVICES / str(address) / "config").open("r+b", buffering=0) as config:
+        config.seek(4)
+        config.write(command.to_bytes(2, "little"))
+
+
 def block_device(address: PciAddress) -> Path:
     """The only namespace of a controller that the kernel's driver holds."""
     (name,) = (path.name for path in (DEVICES / str(address) / "nvme").glob("nvme*/nvme*n1"))
@@ -69,6 +93,26 @@ def first_bytes(address: PciAddress, nbytes: int) -> bytes:
     """What the kernel's driver reads from a drive; without KVM every MiB takes its time."""
     with block_device(address).open("rb") as disk:
         return disk.read(nbytes)
+
+
+def without_privilege(action: Callable[[], None]) -> None:
+    """Carries it out in a child of another user, as an engine is. Fails with what failed there."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            action()
+            os._exit(0)
+        except BaseException:
+            os.write(writing, traceback.format_exc()[-4000:].encode())
+        finally:
+            os._exit(1)
+    os.close(writing)
+    with open(reading, errors="replace") as words:
+        said = words.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, said
 
 
 def let_everybody_run_python(scratch: Path) -> None:

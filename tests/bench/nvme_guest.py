@@ -10,20 +10,22 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from bench.nvme_msix import InterruptedBackend, InterruptingDrive
 from nvdma.arena import Arena
-from nvdma.backends.nvme import NvmeBackend, Place, Target
+from nvdma.backends.nvme import NvmeBackend, Place
 from nvdma.bandwidth import measure
 from nvdma.nvme.drive import Drive
-from nvdma.pci.access import Access, VfioAccess
+from nvdma.pci.access import VfioAccess
 from nvdma.pci.address import PciAddress
 from nvdma.pci.dma import BusAddresses
-from nvdma.pci.kmod import KmodAccess, Window, open_node
+from nvdma.pci.kmod import KmodAccess, open_node
 from nvdma.pci.vfio import Container, Device
 from nvdma.pci.vfio_open import open_function
+from nvdma.pci.window import Window
 from nvdma.types import Source
 from vm.guest.machine import BAR_OWNER, block_device, controllers, give_back, hand_over
 from vm.lab import LAB
@@ -33,6 +35,8 @@ BLOCK, DEPTH = MIB // 2, 32
 SECONDS = 4.0
 NBYTES = 256 * MIB
 MODULE = LAB / "nvstream/nvstream.ko"
+
+Make = Callable[[Sequence[Place], Sequence[Source], Arena], NvmeBackend]
 
 
 def fio(address: PciAddress) -> dict[str, float]:
@@ -48,12 +52,12 @@ def fio(address: PciAddress) -> dict[str, float]:
     return {"rate": nbytes / seconds, "cpu_seconds_a_gb": cpu / nbytes * 1e9}
 
 
-def ours(name: str, access: Access, target: Target | None) -> dict[str, float]:
+def ours(make: Make) -> dict[str, float]:
     """The same reads through a backend."""
     with ExitStack() as stack:
         arena = stack.enter_context(Arena(DEPTH * BLOCK, huge_pages=True))
         source = Source(-1, "drive", NBYTES)
-        backend = NvmeBackend(name, [Drive(access, name, DEPTH)], [Place(0, 1, 0)], [source], arena, target=target)
+        backend = make([Place(0, 1, 0)], [source], arena)
         backend.open()
         stack.callback(backend.close)
         before, nbytes, seconds = resource.getrusage(resource.RUSAGE_SELF), 0, 0.0
@@ -65,12 +69,25 @@ def ours(name: str, access: Access, target: Target | None) -> dict[str, float]:
         return {"rate": nbytes / seconds, "cpu_seconds_a_gb": cpu / nbytes * 1e9}
 
 
+def through_vfio(address: PciAddress, stack: ExitStack) -> VfioAccess:
+    """The drive, opened as an engine gets it."""
+    hand_over(address, "vfio-pci")
+    opened = open_function(address, stack)
+    return VfioAccess(Container(opened.container), Device(opened.device))
+
+
 def host(address: PciAddress) -> dict[str, float]:
     """Into host memory, through VFIO."""
-    hand_over(address, "vfio-pci")
     with ExitStack() as stack:
-        opened = open_function(address, stack)
-        return ours("nvme_host", VfioAccess(Container(opened.container), Device(opened.device)), None)
+        drive = Drive(through_vfio(address, stack), "nvme_host", DEPTH)
+        return ours(lambda places, sources, arena: NvmeBackend("nvme_host", [drive], places, sources, arena))
+
+
+def host_msix(address: PciAddress) -> dict[str, float]:
+    """The same, an interrupt in place of polling."""
+    with ExitStack() as stack:
+        drive = InterruptingDrive(through_vfio(address, stack), "nvme_host_msix", DEPTH)
+        return ours(lambda places, sources, arena: InterruptedBackend(drive, places, sources, arena))
 
 
 def vram(address: PciAddress) -> dict[str, float]:
@@ -83,7 +100,9 @@ def vram(address: PciAddress) -> dict[str, float]:
             def window(_: Drive, inner: ExitStack) -> BusAddresses:
                 return access.map_window(Window(BAR_OWNER, 2, 0, DEPTH * BLOCK), inner)
 
-            result = ours("nvme_vram", access, window)
+            drive = Drive(access, "nvme_vram", DEPTH)
+            result = ours(lambda places, sources, arena: NvmeBackend("nvme_vram", [drive], places, sources, arena,
+                                                                     target=window))
         give_back(address)
         return result
 
@@ -105,12 +124,15 @@ def main() -> None:
         subprocess.run(["modprobe", name], check=True)
     address = controllers()["LAB0"]
     (Path("/sys/bus/pci/devices") / str(BAR_OWNER) / "enable").write_text("1")
-    ways: dict[str, Callable[[PciAddress], dict[str, float]]] = {"fio": fio, "nvme_host": host}
+    ways: dict[str, Callable[[PciAddress], dict[str, float]]] = {
+        "fio": fio, "nvme_host": host, "nvme_host_msix": host_msix,
+    }
     if MODULE.exists():
         ways["nvme_vram"] = vram
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for number in range(rounds + 1):
-        for name, way in ways.items():
+        # Forth and back: none always follows the same other one.
+        for name, way in list(ways.items())[:: 1 if number % 2 else -1]:
             begin, found = time.monotonic(), way(address)
             print(f"{name}: {found['rate'] / 1e6:.0f} MB/s, {time.monotonic() - begin:.1f} s", flush=True)
             if number:

@@ -193,8 +193,7 @@ class NvmeBackend:
                     lane.drive.controller.check()
             if now > deadline:
                 raise DeadlineExceeded(self._ledger.describe_outstanding(), timeout)
-            pause = PART_SLEPT_OVER * self._ledger.outstanding * self._pace
-            time.sleep(min(max(pause, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS))
+            self._pause()
         return self._ledger.take()
 
     def close(self) -> None:
@@ -205,6 +204,10 @@ class NvmeBackend:
         self._ledger.clear()
         self._stack.close()
         self._lanes = []
+
+    def _pause(self) -> None:
+        pause = PART_SLEPT_OVER * self._ledger.outstanding * self._pace
+        time.sleep(min(max(pause, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS))
 
     def _open_lane(self, drive: Drive, stack: ExitStack) -> _Lane:
         target = self._target(drive, stack)

@@ -2,7 +2,8 @@
 
 The drive is emulated, without KVM: a byte costs a copy on the host whoever asks for it, and a command costs what the
 guest computes for it. So the ratio tells what the paths themselves cost. fio uses io_uring with the same depth and
-size; the ways take turns, and every figure is a median.
+size; the ways take turns, forth and back, and every figure is a median. `nvme_host_msix` is `nvme_host` with
+interrupts in place of polling (bench/nvme_msix.py).
 
     python -m bench.nvme [--rounds 5]
 """

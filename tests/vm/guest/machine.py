@@ -84,9 +84,12 @@ def answer_to_bars(address: PciAddress, does: int = 1) -> None:
 
 
 def block_device(address: PciAddress) -> Path:
-    """The only namespace of a controller that the kernel's driver holds."""
-    (name,) = (path.name for path in (DEVICES / str(address) / "nvme").glob("nvme*/nvme*n1"))
-    return Path("/dev") / name
+    """The only namespace of a controller that the kernel's driver holds; the driver looks for it after it has that."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        for found in (DEVICES / str(address) / "nvme").glob("nvme*/nvme*n1"):
+            return Path("/dev") / found.name
+        assert time.monotonic() < deadline, f"{address} shows no namespace"
 
 
 def first_bytes(address: PciAddress, nbytes: int) -> bytes:

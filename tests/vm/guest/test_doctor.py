@@ -15,6 +15,8 @@ import pytest
 
 from nvdma.pci.address import PciAddress
 from nvstreamd.__main__ import main
+from nvstreamd.hardware.drives import nodes_of
+from nvstreamd.hardware.system import System
 from vm.guest.machine import block_device, controllers, driver, give_back
 
 NOT_READ_THROUGH = {"cufile", "p2pdma", "nvme_vram", "gpu_doorbell"}
@@ -104,6 +106,7 @@ def test_a_claimed_drive_is_read_by_the_probe_and_can_be_given_back(spare: PciAd
         assert probed["reason"] is None and probed["nbytes"] == 64 << 20 and probed["bytes_per_second"] > 0, name
     assert nvstreamd("release", "LAB1", "--config", configuration)[0] == 0
     assert driver(spare) == "nvme" and controllers()["LAB1"] == spare
+    assert nodes_of(System(), spare), "it is given back and cannot be opened yet"
     assert block_device(spare).read_bytes() == before
 
 

@@ -24,7 +24,7 @@ SERVICE = LAB / "service"
 IMAGE, INITRD, BEFORE = SERVICE / "image.ext4", SERVICE / "initrd", SERVICE / "before"
 RELEASE = "bookworm"
 PACKAGES = ("systemd", "systemd-sysv", "udev", "kmod", "dbus", "e2fsprogs", "init-system-helpers", "python3",
-            "python3-venv")
+            "python3-venv", "dkms", "gcc", "make")
 OPTIONS = ("--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
            "--dpkgopt=path-exclude=/usr/share/locale/*", '--aptopt=APT::Install-Recommends "false"')
 PROXY = re.compile(r"Acquire::https?::(.*::)?(proxy|CaInfo)", re.IGNORECASE)
@@ -42,6 +42,8 @@ FailureAction=poweroff-force
 
 [Service]
 Type=exec
+# As in a shell: dkms counts on it.
+IgnoreSIGPIPE=no
 ExecStart=/bin/bash /lab/share/job
 
 [Install]
@@ -71,7 +73,28 @@ def missing() -> str:
         return f"no kernel in {LAB} (make setup-lab)"
     if os.getuid():
         return "making a Debian image needs root"
+    if not headers_known():
+        return f"apt has no headers of the kernel {kernel()} any more (rm -r {LAB}/root && make setup-lab)"
     return "" if sources() else f"apt here has no sources of Debian's {RELEASE} (apt-get update?)"
+
+
+def kernel() -> str:
+    """The version of the kernel that guests boot."""
+    (found,) = (path.name for path in (LAB / "root/lib/modules").iterdir())
+    return found
+
+
+def headers_known() -> bool:
+    """Whether a module for that kernel can be built in the image: its headers are there, or apt has them."""
+    if bare().exists() or not sources():
+        return True
+    shown = subprocess.run(["apt-cache", "show", f"linux-headers-{kernel()}"], capture_output=True, check=False)
+    return not shown.returncode
+
+
+def packages() -> tuple[str, ...]:
+    """What a machine of an administrator has who wants our module: DKMS, and the kernel's headers."""
+    return (*PACKAGES, f"linux-headers-{kernel()}")
 
 
 def sources() -> str:
@@ -92,25 +115,30 @@ def proxies() -> list[str]:
     return [f"--aptopt={line}" for line in listed.splitlines() if PROXY.match(line)]
 
 
+def bare() -> Path:
+    """Where the bare system lies as an archive, for as long as its packages and sources are the same."""
+    key = hashlib.sha256("\n".join([RELEASE, *packages(), *OPTIONS, sources()]).encode()).hexdigest()[:16]
+    return LAB / f"debian-{key}.tar"
+
+
 def fetched() -> Path:
-    """The bare system as an archive, made once for as long as its packages and sources are the same."""
-    key = hashlib.sha256("\n".join([RELEASE, *PACKAGES, *OPTIONS, sources()]).encode()).hexdigest()[:16]
-    archive = LAB / f"debian-{key}.tar"
+    """The bare system, made when it is not there."""
+    archive = bare()
     if not archive.exists():
         say(f"fetching Debian's {RELEASE}")
         for older in LAB.glob("debian-*.tar"):
             older.unlink()
         partial = archive.with_suffix(".partial.tar")
-        subprocess.run(["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}",
-                        *OPTIONS, *proxies(), RELEASE, partial, "-"], input=sources(), text=True, check=True)
+        included = f"--include={','.join(packages())}"
+        subprocess.run(["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", included, *OPTIONS, *proxies(),
+                        RELEASE, partial, "-"], input=sources(), text=True, check=True)
         partial.rename(archive)
     return archive
 
 
 def ready() -> Path:
     """A file that is there when the image is that of this tree."""
-    (kernel,) = (path.name for path in (LAB / "root/lib/modules").iterdir())
-    return SERVICE / f"ready-{packaged.digest()}-{kernel}-{hashlib.sha256(sources().encode()).hexdigest()[:8]}"
+    return SERVICE / f"ready-{packaged.digest()}-{kernel()}-{hashlib.sha256(sources().encode()).hexdigest()[:8]}"
 
 
 def install(package: Path, root: Path) -> None:
@@ -128,7 +156,8 @@ def install(package: Path, root: Path) -> None:
 
 def prepare(root: Path) -> None:
     """The kernel's modules, and the job that a host may leave."""
-    shutil.copytree(LAB / "root/lib/modules", root / "usr/lib/modules")
+    # The headers have made a folder there.
+    shutil.copytree(LAB / "root/lib/modules", root / "usr/lib/modules", symlinks=True, dirs_exist_ok=True)
     units = root / "etc/systemd/system"
     (units / "lab.mount").write_text(SHARE_UNIT)
     (units / "lab.service").write_text(JOB_UNIT)

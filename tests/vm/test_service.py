@@ -47,6 +47,8 @@ budget = "{BUDGET}"
 # Each finds the machine as those before it have left it.
 STEPS = {
     "boot": "systemctl is-system-running --wait; systemctl is-active nvstreamd.service nvstreamd.socket",
+    "module": """dkms status -m nvstream -k "$(uname -r)"; modprobe nvstream; ls -d /sys/bus/pci/drivers/nvstream
+        modinfo -F filename nvstream; modprobe -r nvstream""",
     "configure": f"""
         useradd --create-home alice; useradd --create-home --groups nvstream-admin bob
         mkdir /srv/models /srv/data; cp /lab/plain.gguf /srv/models
@@ -80,12 +82,14 @@ STEPS = {
     "purge": f"""umount /mnt /srv/data; userdel --remove alice; userdel --remove bob; rm -r /srv/* /root/stream
         rm /root/content; systemctl start nvstreamd.service; dpkg --purge nvstreamd >&2; echo driver: $(driver {SPARE})
         echo units: $(systemctl list-unit-files --no-legend 'nvst*'; systemctl list-units --all --no-legend 'nvst*')
-        echo accounts: $(grep nvst /etc/passwd /etc/group /etc/shadow /etc/gshadow)""",
+        echo accounts: $(grep nvst /etc/passwd /etc/group /etc/shadow /etc/gshadow)
+        echo modules: $(dkms status; modinfo -F filename nvstream 2>&- || :)""",
     "after": "find / -xdev",
 }
-# What a Debian writes by itself while it runs, and what the guest's job makes it write.
+# What a Debian writes by itself while it runs, and what the guest's job makes it write; DKMS keeps the machine's key.
 ITS_OWN = ("/dev/", "/lab/", "/proc/", "/run/", "/sys/", "/tmp/", "/var/cache/", "/var/log/", "/var/tmp/",
-           "/etc/subgid-", "/etc/subuid-", "/lost+found", "/var/lib/dbus/machine-id", "/var/lib/systemd/")
+           "/etc/subgid-", "/etc/subuid-", "/lost+found", "/var/lib/dbus/machine-id", "/var/lib/dkms/mok.",
+           "/var/lib/systemd/")
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +125,13 @@ def tokens(text: str) -> list[int]:
 @pytest.mark.vm
 def test_it_starts_with_the_machine_and_nothing_fails(course: Course) -> None:
     assert course.output("boot").split() == ["running", "active", "active"]
+
+
+@pytest.mark.vm
+def test_the_kernel_module_was_built_when_it_was_installed_and_loads(course: Course) -> None:
+    status, driver, file = course.output("module").splitlines()
+    assert status.startswith("nvstream/") and status.endswith(": installed"), status
+    assert driver == "/sys/bus/pci/drivers/nvstream" and "/updates/dkms/nvstream.ko" in file
 
 
 @pytest.mark.vm
@@ -191,7 +202,7 @@ def test_the_hardening_is_what_the_documentation_says(course: Course) -> None:
 
 @pytest.mark.vm
 def test_no_trace_is_left_when_it_is_purged(course: Course) -> None:
-    assert course.output("purge").splitlines()[-3:] == ["driver: nvme", "units:", "accounts:"]
+    assert course.output("purge").splitlines()[-4:] == ["driver: nvme", "units:", "accounts:", "modules:"]
     before = set(BEFORE.read_text().splitlines())
     left = [path for path in course.output("after").splitlines() if path not in before and not path.startswith(ITS_OWN)]
     assert left == ["/"], left

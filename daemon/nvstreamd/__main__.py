@@ -14,9 +14,21 @@ from nvstreamd.config import load_config
 from nvstreamd.errors import NvstreamError
 
 
+class ShowVersion(argparse.Action):
+    """Ends with the version. It is looked up when it is asked for: that takes longer than a command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """See argparse."""
+        from importlib.metadata import version
+
+        sys.stdout.write(f"nvstreamd {version('nvstreamd')}\n")
+        parser.exit()
+
+
 def arguments() -> argparse.Namespace:
     """The command line. What is not given is left to the configuration file."""
     parser = argparse.ArgumentParser(prog="nvstreamd", description="Serves models larger than memory.")
+    parser.add_argument("--version", nargs=0, action=ShowVersion, help="prints the version")
     parser.add_argument("--config", type=Path, help="a TOML file, see README.md")
     parser.add_argument("--socket", type=Path, help="path of the public Unix socket")
     parser.add_argument("--memory", help="ceiling of the weights in memory, for instance 60MiB")

@@ -49,8 +49,11 @@ class Scattered:
         return int(self.addresses[offset // PAGE]) + offset % PAGE
 
     def pages(self, offset: int, nbytes: int) -> Pages:
-        """See BusAddresses."""
-        return self.addresses[offset // PAGE : -(-(offset + nbytes) // PAGE)]
+        """See BusAddresses. Raises ValueError beyond the memory: a command would have fewer pages than bytes."""
+        begin, end = offset // PAGE, -(-(offset + nbytes) // PAGE)
+        if not 0 <= begin <= end <= len(self.addresses):
+            raise ValueError(f"bytes {offset} to {offset + nbytes} are not in memory of {len(self.addresses)} pages")
+        return self.addresses[begin:end]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,14 @@ import ctypes
 import struct
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nvdma.errors import ArenaExhausted, DeadlineExceeded
 from nvdma.pci.address import PciAddress
-from nvdma.pci.dma import PAGE, Contiguous
+from nvdma.pci.dma import PAGE, Contiguous, Scattered
 from nvdma.pci.iova import ALIGNMENT, IovaRange, IovaSpace
 from nvdma.pci.mmio import MappedRegisters, wait_until
 from nvdma.pci.vfio import parse_iova_ranges
@@ -78,6 +79,15 @@ def test_pages_are_those_the_device_sees() -> None:
     bus = Contiguous(0x2_0000_0000)
     assert bus.pages(PAGE, 2 * PAGE + 1).tolist() == [0x2_0000_1000, 0x2_0000_2000, 0x2_0000_3000]
     assert bus.at(5) == 0x2_0000_0005
+
+
+@pytest.mark.parametrize(("offset", "nbytes"), [(0, 4 * PAGE), (3 * PAGE, 1), (2 * PAGE, PAGE + 1), (-PAGE, PAGE)])
+def test_scattered_memory_has_no_pages_beyond_its_end(offset: int, nbytes: int) -> None:
+    """Less than what was asked for would become a command with too few addresses."""
+    memory = Scattered(np.array([7, 3, 9], np.uint64) * PAGE)
+    assert memory.pages(PAGE, 2 * PAGE).tolist() == [3 * PAGE, 9 * PAGE]
+    with pytest.raises(ValueError, match="3 pages"):
+        memory.pages(offset, nbytes)
 
 
 def test_registers_are_read_and_written_whole_and_inside_their_window() -> None:

@@ -9,14 +9,13 @@ from types import MappingProxyType
 
 from nvdma.pci.address import PciAddress
 from nvstreamd.doctor.report import Reason
-from nvstreamd.errors import NvstreamError
 from nvstreamd.hardware.claims import Claims
 from nvstreamd.hardware.eligibility import Policy
 
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """`claimed` are serial numbers by address; `unread` says why the journal could not be read."""
+    """`claimed` are serial numbers by address; `unread` says why the journal, or a claim in it, could not be read."""
 
     policy: Policy
     claimed: Mapping[PciAddress, str]
@@ -31,10 +30,9 @@ def ownership(claims: Claims, policy: Policy) -> Ownership:
         if os.path.exists(directory) and not os.access(directory, os.R_OK | os.X_OK):
             return Ownership(policy, {}, Reason(f"the journal of claims, {directory}, may not be read",
                                                 "sudo nvstreamd doctor"))
-        held = claims.held()
-    except NvstreamError as error:
-        return Ownership(policy, {}, Reason(error.message, error.hint))
+        held, (_, failures) = claims.held(), claims.journal.look()
     except OSError as error:
         return Ownership(policy, {}, Reason(f"the journal of claims, {directory}: {error.strerror}",
                                             "sudo nvstreamd doctor"))
-    return Ownership(policy, MappingProxyType({record.address: record.serial for record in held}))
+    unread = Reason(failures[0].message, failures[0].hint) if failures else None
+    return Ownership(policy, MappingProxyType({record.address: record.serial for record in held}), unread)

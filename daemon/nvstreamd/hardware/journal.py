@@ -122,14 +122,21 @@ class Journal:
         """The file of every claim on the disk."""
         return sorted(self.directory.glob(f"*{SUFFIX}")) if self.directory.is_dir() else []
 
-    def records(self) -> list[Record]:
-        """Every claim on the disk that can be read; the log has why the others cannot, `recover` fails with them."""
-        found = []
+    def look(self) -> tuple[list[Record], list[JournalError]]:
+        """Every claim on the disk that can be read, and why the others cannot: `recover` fails with those."""
+        found, failures = [], []
         for path in self.paths():
             try:
                 found.append(read(path))
             except JournalError as error:
-                log.error("%s", error)
+                failures.append(error)
+        return found, failures
+
+    def records(self) -> list[Record]:
+        """Every claim on the disk that can be read; the log has why the others cannot."""
+        found, failures = self.look()
+        for failure in failures:
+            log.error("%s", failure)
         return found
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vm.lab import LAB, ROOT, Hardware, Result, kernel, run_to_end, text_of
+from vm.lab import CHEAPER, LAB, ROOT, Hardware, Result, kernel, run_to_end, text_of
 
 SERVICE = LAB / "service"
 IMAGE, INITRD, BEFORE = SERVICE / "image.ext4", SERVICE / "initrd", SERVICE / "before"
@@ -88,7 +88,8 @@ def _command(folder: Path, hardware: Hardware) -> list[str]:
     share = f"local,id=lab,path={folder},security_model=none"
     return ["qemu-system-x86_64", *hardware.qemu(), "-accel", "tcg", "-cpu", "max", "-smp", "2",
             "-m", hardware.memory, "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
-            "-kernel", str(kernel()), "-initrd", str(INITRD), "-append", "console=ttyS0 intel_iommu=on panic=-1 quiet",
+            "-kernel", str(kernel()), "-initrd", str(INITRD), "-append",
+            " ".join(["console=ttyS0 intel_iommu=on panic=-1 quiet", *CHEAPER]),
             "-drive", f"if=none,id=root,file={IMAGE},format=raw,snapshot=on", "-device", "virtio-blk-pci,drive=root",
             "-fsdev", share, "-device", "virtio-9p-pci,fsdev=lab,mount_tag=lab"]
 

@@ -7,16 +7,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from nvdma.types import UNTRANSLATED
 from nvstreamd.config import Config, load_config
 from nvstreamd.doctor.examine import SCRATCH, examine
 from nvstreamd.doctor.report import as_json, as_text
 from nvstreamd.errors import ClaimRefused, NotFound
 from nvstreamd.hardware.claims import Claims
-from nvstreamd.hardware.eligibility import Policy, refusals
+from nvstreamd.hardware.eligibility import policy_of, refusals
 from nvstreamd.hardware.facts import Machine, NvmeController
 from nvstreamd.hardware.inventory import take
 from nvstreamd.hardware.journal import Journal
 from nvstreamd.hardware.record import record
+from nvstreamd.hardware.steps import NVSTREAM, driver_for
 from nvstreamd.hardware.system import System
 
 GIB = 1 << 30
@@ -51,11 +53,6 @@ def run(given: argparse.Namespace) -> int:
     config = load_config(given.config, {})
     status: int = given.run(given, config, Claims(System(), Journal(config.claims)))
     return status
-
-
-def policy_of(config: Config) -> Policy:
-    """What the configuration allows."""
-    return Policy(frozenset(drive.serial for drive in config.drives))
 
 
 def _doctor(given: argparse.Namespace, config: Config, claims: Claims) -> int:
@@ -93,6 +90,8 @@ def _claim(given: argparse.Namespace, config: Config, claims: Claims) -> int:
         return 1
     for step in steps:
         _say(f"{step.describe()}    (undone by: {step.describe_revert()})")
+    if driver_for(controller.function) == NVSTREAM:
+        _say(f"note: {UNTRANSLATED}")
     if not given.dry_run:
         claims.claim(controller, steps)
     return 0

@@ -21,7 +21,7 @@ from nvstreamd.config import Config
 from nvstreamd.errors import ConfigError, NvstreamError
 from nvstreamd.hardware.blocks import DriveStore
 from nvstreamd.hardware.claims import Claims
-from nvstreamd.hardware.eligibility import Policy
+from nvstreamd.hardware.eligibility import policy_of
 from nvstreamd.hardware.holder import ClaimHolder
 from nvstreamd.hardware.journal import Journal
 from nvstreamd.hardware.system import System
@@ -50,7 +50,7 @@ class App:
         self.config = config
         self.health = server.Health()
         self.guard = Guard(Permissions(config.admin_group))
-        policy, journal = Policy(frozenset(drive.serial for drive in config.drives)), Journal(config.claims)
+        policy, journal = policy_of(config), Journal(config.claims)
         system = system or System()
         self.holder = ClaimHolder(Claims(system, journal), policy)
         hardware = Hardware(DriveStore(system, policy, journal), self.holder)

@@ -56,6 +56,7 @@ class Config(_Checked):
     store: Path
     claims: Path
     drives: tuple[DriveConfig, ...] = ()
+    unsafe_noiommu: bool = False
     memory: Size = 1 << 30
     kv_memory: Size = 256 << 20
     model_directories: tuple[Path, ...] = ()

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 # The backend that drives queues of our own into memory of the host: who takes a drive must know when it is wanted.
 NVME_HOST = "nvme_host"
+# What has to be said of a drive that is used all the same.
+UNTRANSLATED = ("no IOMMU is before it (unsafe_noiommu): whoever drives it can read and write all of this machine's "
+                "memory")
 
 
 @dataclass(frozen=True, slots=True)

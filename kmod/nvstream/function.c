@@ -10,6 +10,8 @@
 #include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/panic.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -29,10 +31,25 @@ static struct nvs_function *nvs_function_of(struct file *file)
 	return container_of(file->private_data, struct nvs_function, misc);
 }
 
+/*
+ * Who drives a function that no IOMMU translates for reaches all memory. As in VFIO without an IOMMU: that is a right
+ * that has to be there, and the kernel remembers that it was used.
+ */
+static int nvs_allow(struct nvs_function *fn)
+{
+	if (nvs_is_translated(fn))
+		return 0;
+	if (!capable(CAP_SYS_RAWIO))
+		return -EPERM;
+	dev_warn_once(&fn->pdev->dev, "no IOMMU: %s can reach all memory (kernel tainted)\n", current->comm);
+	add_taint(TAINT_USER, LOCKDEP_STILL_OK);
+	return 0;
+}
+
 static int nvs_open(struct inode *inode, struct file *file)
 {
 	struct nvs_function *fn = nvs_function_of(file);
-	int err = 0;
+	int err;
 
 	mutex_lock(&fn->lock);
 	if (fn->gone)
@@ -40,6 +57,8 @@ static int nvs_open(struct inode *inode, struct file *file)
 	else if (fn->mapping)
 		err = -EBUSY;
 	else
+		err = nvs_allow(fn);
+	if (!err)
 		fn->mapping = file->f_mapping;
 	mutex_unlock(&fn->lock);
 	if (!err)

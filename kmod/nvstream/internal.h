@@ -67,6 +67,7 @@ int nvs_quiesce(struct nvs_function *fn, bool device_locked);
 bool nvs_is_quiet(struct nvs_function *fn);
 
 /* ledger.c */
+bool nvs_is_translated(struct nvs_function *fn);
 int nvs_get_caps(struct nvs_function *fn, void __user *argument);
 struct nvs_mapping *nvs_new(enum nvs_kind kind, u64 bytes);
 void nvs_free_mapping(struct nvs_mapping *m);

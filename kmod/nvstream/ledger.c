@@ -16,12 +16,18 @@
 
 static atomic_t leaked = ATOMIC_INIT(0);
 
-int nvs_get_caps(struct nvs_function *fn, void __user *argument)
+bool nvs_is_translated(struct nvs_function *fn)
 {
 	struct iommu_domain *domain = iommu_get_domain_for_dev(&fn->pdev->dev);
+
+	return domain && domain->type != IOMMU_DOMAIN_IDENTITY;
+}
+
+int nvs_get_caps(struct nvs_function *fn, void __user *argument)
+{
 	struct nvstream_caps caps = {
 		.abi = NVSTREAM_ABI,
-		.flags = domain && domain->type != IOMMU_DOMAIN_IDENTITY ? NVSTREAM_TRANSLATED : 0,
+		.flags = nvs_is_translated(fn) ? NVSTREAM_TRANSLATED : 0,
 		.bar_bytes = pci_resource_len(fn->pdev, REGISTER_BAR),
 		.pinned_bytes = fn->pinned_bytes,
 		.mapped_bytes = fn->mapped_bytes,

@@ -21,6 +21,7 @@ ADDRESS, SECOND = "0000:01:00.0", "0000:02:00.0"
 SERIAL = "LAB0"
 DEVICES, DRIVERS = "sys/bus/pci/devices", "sys/bus/pci/drivers"
 DEVICE = f"{DEVICES}/{ADDRESS}"
+MODULES = ("nvstream", "vfio_pci")
 BOOT = "proc/sys/kernel/random/boot_id"
 
 
@@ -47,12 +48,14 @@ class Fate:
 class FakeKernel(System):
     """A machine below `root` with NVMe drives, each in its own IOMMU group and held by the driver nvme.
 
-    `held` are the disks that somebody has in use. A driver's disks are there after `late` looks at them only.
+    Without `has_iommu` there are no groups. `held` are the disks that somebody has in use. A driver's disks are there
+    after `late` looks at them only.
     """
 
     def __init__(self, root: Path, fate: Fate | None = None) -> None:
         super().__init__(root)
         self.fate = fate or Fate()
+        self.has_iommu = True
         self.held: set[str] = set()
         self.late = 0
         self._looks = 0
@@ -73,14 +76,16 @@ class FakeKernel(System):
         for name, value in (("class", "0x010802"), ("vendor", "0x1b36"), ("device", "0x0010"),
                             ("driver_override", override), ("power/control", power)):
             self._put(f"{home}/{name}", value)
-        self._link(f"{home}/iommu_group", f"../../kernel/iommu_groups/{address[5:7]}")
+        if self.has_iommu:
+            self._link(f"{home}/iommu_group", f"../../kernel/iommu_groups/{address[5:7]}")
         self._attach(address, "nvme")
 
     def state(self, address: str = ADDRESS) -> dict[str, str | None]:
         """Everything that a claim may change."""
         home = f"{DEVICES}/{address}"
+        loaded = (name for name in MODULES if self.exists(f"sys/module/{name}"))
         return {"driver": self.link(f"{home}/driver"), "override": self.read(f"{home}/driver_override"),
-                "power": self.read(f"{home}/power/control"), "vfio": str(self.exists("sys/module/vfio_pci"))}
+                "power": self.read(f"{home}/power/control"), "modules": " ".join(loaded)}
 
     def pull(self, address: str = ADDRESS) -> None:
         """Hot removal: the driver lets go, whatever it was doing."""
@@ -155,15 +160,17 @@ class FakeKernel(System):
         self._attach(address, driver)
 
     def _modprobe(self, command: tuple[str, ...]) -> None:
+        driver = command[-1]
+        module = f"sys/module/{driver.replace('-', '_')}"
         if "-r" not in command:
-            self._put("sys/module/vfio_pci/refcnt", "0")
-            self._register("vfio-pci")
+            self._put(f"{module}/refcnt", "0")
+            self._register(driver)
             return
         # A driver that goes lets all its functions go, whoever bound them.
-        for name in self.names(f"{DRIVERS}/vfio-pci"):
+        for name in self.names(f"{DRIVERS}/{driver}"):
             if ":" in name:
                 self._detach(name)
-        for tree in ("sys/module/vfio_pci", f"{DRIVERS}/vfio-pci"):
+        for tree in (module, f"{DRIVERS}/{driver}"):
             shutil.rmtree(self.root / tree, ignore_errors=True)
 
     def _register(self, driver: str) -> None:

@@ -18,17 +18,18 @@ TOGETHER = (("test_claims.py", "test_doctor.py", "test_vfio.py", "test_vfio_wind
 GUESTS = (*TOGETHER, *((file,) for file in FILES if not any(file in group for group in TOGETHER)))
 # As in the files themselves.
 UNREADABLE = {"test_nvme_host.py": 48 * MIB}
+WITHOUT_IOMMU = "test_noiommu.py"
 # Files whose tests fill the BAR, and where: as in guest/filling.py.
 WITNESSED = ("test_nvme_vram.py", "test_vfio_window.py")
 WITNESSED_OFFSET, WITNESSED_BYTES = 8 * MIB, 32 * MIB
 
 
-def hardware(folder: Path, unreadable: int | None = None) -> Hardware:
+def hardware(folder: Path, unreadable: int | None = None, *, iommu: bool = True) -> Hardware:
     """Two drives, one with blocks of 4096 bytes, and a BAR. A page of both may be one that cannot be read."""
     plain = Drive("LAB0", image(folder / "drive0", 256 * MIB, filled=40 * MIB), 0x10, "mdts=8", unreadable)
     large = Drive("LAB1", image(folder / "drive1", 64 * MIB, filled=20 * MIB), 0x11,
                   "logical_block_size=4096,physical_block_size=4096", unreadable)
-    return Hardware((plain, large), image(folder / "bar", 64 * MIB))
+    return Hardware((plain, large), image(folder / "bar", 64 * MIB), iommu)
 
 
 def check_bar(folder: Path) -> None:
@@ -46,7 +47,7 @@ def check_bar(folder: Path) -> None:
 @pytest.mark.parametrize("files", GUESTS, ids=lambda files: "-".join(Path(file).stem for file in files))
 def test_in_a_guest(files: tuple[str, ...], guest_folder: Path) -> None:
     unreadable = next((UNREADABLE[file] for file in files if file in UNREADABLE), None)
-    guest = Guest(guest_folder, hardware(guest_folder, unreadable))
+    guest = Guest(guest_folder, hardware(guest_folder, unreadable, iommu=WITHOUT_IOMMU not in files))
     result = guest.run(" ".join([PYTEST, *(f"tests/vm/guest/{file}" for file in files)]), SECONDS)
     assert result.status == 0, str(result)
     assert not result.faults, str(result)

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nvdma.types import UNTRANSLATED
 from nvstreamd.doctor.host import Host
 from nvstreamd.doctor.kernel import Presence
 from nvstreamd.doctor.ownership import Ownership
 from nvstreamd.doctor.report import Check, Reason
 from nvstreamd.hardware.eligibility import OTHER_DRIVE, Refusal, refusals
 from nvstreamd.hardware.facts import NvmeController
+from nvstreamd.hardware.steps import NVSTREAM, VFIO
 
 VFIO_MODULES = ("vfio_pci", "vfio_iommu_type1")
 SWITCHED_OFF = ("intel_iommu=off", "amd_iommu=off", "iommu=off")
+OUR_DRIVERS = (VFIO, NVSTREAM)
 AS_ROOT = "sudo nvstreamd doctor"
 # What only root can find out.
 UNASKED = frozenset({"unknown_use", "unknown_content"})
@@ -27,8 +30,8 @@ COMMAND_LINE = ("in /etc/default/grub, then `update-grub` (Fedora: `grub2-mkconf
 
 def drive_checks(host: Host, ownership: Ownership) -> tuple[Check, ...]:
     """Everything that driving a drive needs, in the order in which it is put right."""
-    return (iommu(host), *(vfio_module(host, name) for name in VFIO_MODULES), our_module(host),
-            journal(ownership), drives(host, ownership))
+    modules = () if is_without_iommu(host, ownership) else tuple(vfio_module(host, name) for name in VFIO_MODULES)
+    return (iommu(host, ownership), *modules, our_module(host, ownership), journal(ownership), drives(host, ownership))
 
 
 def is_iommu_at_work(host: Host) -> bool:
@@ -36,11 +39,19 @@ def is_iommu_at_work(host: Host) -> bool:
     return host.machine.has_iommu and bool(host.groups)
 
 
-def iommu(host: Host) -> Check:
+def is_without_iommu(host: Host, ownership: Ownership) -> bool:
+    """Whether there is none, and the configuration wants drives to be used all the same."""
+    return ownership.policy.unsafe_noiommu and not is_iommu_at_work(host)
+
+
+def iommu(host: Host, ownership: Ownership) -> Check:
     """Whether an IOMMU keeps a drive from memory that is not ours."""
     if is_iommu_at_work(host):
         return Check("iommu", f"at work: {', '.join(host.iommus)}, {len(host.groups)} groups")
     found = f"{len(host.iommus)} in /sys/class/iommu, {len(host.groups)} groups in /sys/kernel/iommu_groups"
+    if is_without_iommu(host, ownership):
+        return Check("iommu", found, notes=(Reason(f"drives are used without an IOMMU: {UNTRANSLATED}",
+                                                   _switch_on(host)),))
     return Check("iommu", found, (Reason("no IOMMU is at work", _switch_on(host)),))
 
 
@@ -85,7 +96,7 @@ def vfio_module(host: Host, name: str) -> Check:
     return Check(written, presence.value, reasons)
 
 
-def our_module(host: Host) -> Check:
+def our_module(host: Host, ownership: Ownership) -> Check:
     """The module nvstream, which matters where no IOMMU is at work."""
     presence = host.kernel.modules["nvstream"]
     found = presence.value
@@ -93,18 +104,20 @@ def our_module(host: Host) -> Check:
         found = f"with DKMS ({', '.join(host.kernel.dkms)}), not built for this kernel"
     if is_iommu_at_work(host):
         return Check("nvstream", found)
-    note = Reason(f"the alternative without an IOMMU is our module nvstream ({found}); `nvstreamd claim` of this "
-                  "version does not use it, it gives drives to vfio-pci alone", _get_module(host, presence))
+    is_there = presence in (Presence.LOADED, Presence.INSTALLED)
+    if is_without_iommu(host, ownership):
+        why = Reason(f"without an IOMMU our module nvstream holds the memory, and it is {found}",
+                     _get_module(host))
+        return Check("nvstream", found, () if is_there else (why,))
+    allow = "unsafe_noiommu = true in the configuration, and see README.md, Drives"
+    note = Reason(f"the alternative without an IOMMU is our module nvstream ({found}); whoever drives a drive can then "
+                  "read and write all of this machine's memory", allow if is_there else f"{_get_module(host)}; {allow}")
     return Check("nvstream", found, notes=(note,))
 
 
-def _get_module(host: Host, presence: Presence) -> str:
+def _get_module(host: Host) -> str:
     release = host.kernel.release or "$(uname -r)"
-    if presence is Presence.LOADED:
-        return "nothing to do for the module"
-    if presence is Presence.INSTALLED:
-        remedy = "modprobe nvstream"
-    elif host.kernel.dkms:
+    if host.kernel.dkms:
         remedy = f"apt-get install linux-headers-{release} && dkms autoinstall -k {release}"
     else:
         remedy = f"apt-get install dkms linux-headers-{release}, then install nvstreamd's package (make deb) again"
@@ -154,7 +167,7 @@ def _obstacles(controller: NvmeController, host: Host, ownership: Ownership) -> 
         return tuple(each for each in every if each.code == "group")
     if controller.function.driver not in ("nvme", None):
         every = [each for each in every if each.code not in FOLLOWING]
-        if controller.function.driver == "vfio-pci" and not host.process.is_root:
+        if controller.function.driver in OUR_DRIVERS and not host.process.is_root:
             every = [each for each in every if each.code != "other_driver"]
     hopeless = tuple(each for each in every if each.remedy == OTHER_DRIVE)
     return hopeless or tuple(each for each in every if host.process.is_root or each.code not in UNASKED)
@@ -165,7 +178,7 @@ def _is_unasked(controller: NvmeController, host: Host, ownership: Ownership) ->
     if host.process.is_root or controller.address in ownership.claimed:
         return False
     every = refusals(controller, host.machine, ownership.policy)
-    return controller.function.driver == "vfio-pci" or any(each.code in UNASKED for each in every)
+    return controller.function.driver in OUR_DRIVERS or any(each.code in UNASKED for each in every)
 
 
 def _refused(controller: NvmeController, host: Host, ownership: Ownership) -> Reason | None:

@@ -14,6 +14,7 @@ from nvstreamd.doctor.probe import probe_file, probe_scratch
 from nvstreamd.doctor.report import FILE_PATHS, Head, Probed, Reason, Report, Verdict
 from nvstreamd.doctor.scratch import trials
 from nvstreamd.hardware.claims import Claims
+from nvstreamd.hardware.drivers import driver_of
 from nvstreamd.hardware.eligibility import Policy
 from nvstreamd.hardware.facts import Link, NvmeController
 
@@ -28,7 +29,7 @@ def examine(config: Config, claims: Claims, policy: Policy, probed: str | None =
     """
     found, owned = host(claims.system, process(claims.system)), ownership(claims, policy)
     judged = verdicts(Facts(found, trials(config.store), owned, config.memory))
-    probes = () if probed is None else (*_file_probes(judged, config.store, probed), *_drive_probes(owned))
+    probes = () if probed is None else (*_file_probes(judged, config.store, probed), *_drive_probes(claims, owned))
     return Report(head(found), judged, probes)
 
 
@@ -46,12 +47,14 @@ def _file_probes(judged: tuple[Verdict, ...], store: Path, probed: str) -> tuple
     return probe_scratch(paths, store) if probed == SCRATCH else probe_file(paths, Path(probed))
 
 
-def _drive_probes(owned: Ownership) -> Iterator[Probed]:
+def _drive_probes(claims: Claims, owned: Ownership) -> Iterator[Probed]:
     if owned.claimed:
         # numpy is loaded with it: for those alone who have a claimed drive.
         from nvstreamd.doctor.probe_drive import probe_claimed
+        from nvstreamd.hardware.held import held_drive
 
-        yield from (probe_claimed(address, serial) for address, serial in owned.claimed.items())
+        for address, serial in owned.claimed.items():
+            yield probe_claimed(held_drive(serial, str(address), driver_of(claims.system, str(address)) or ""))
 
 
 def _slow_link(controller: NvmeController) -> Reason | None:

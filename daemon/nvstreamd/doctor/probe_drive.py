@@ -13,12 +13,11 @@ from nvdma.backends.nvme import NvmeBackend, Place
 from nvdma.bandwidth import measure
 from nvdma.errors import BackendUnavailable, DmaError
 from nvdma.nvme.drive import Drive
-from nvdma.pci.access import Access, VfioAccess
-from nvdma.pci.address import PciAddress
-from nvdma.pci.vfio import Container, Device
-from nvdma.pci.vfio_open import open_function
+from nvdma.pci.access import Access, access_of
 from nvdma.types import NVME_HOST, Read, Source
 from nvstreamd.doctor.report import Probed, Reason
+from nvstreamd.errors import HardwareError
+from nvstreamd.hardware.held import HeldDrive
 
 MIB = 1 << 20
 NAMESPACE = 1
@@ -29,15 +28,17 @@ POISONS = (0xA5, 0x5A)
 SECONDS = 60.0
 
 
-def probe_claimed(address: PciAddress, serial: str) -> Probed:
-    """Opens a drive that is bound to vfio-pci, reads, and closes it: the drive is reset on the way. Needs root."""
-    what = f"{address} ({serial})"
+def probe_claimed(drive: HeldDrive) -> Probed:
+    """Opens a drive that is ours, reads, and closes it: the drive is reset on the way. Needs root."""
+    what = f"{drive.address} ({drive.serial})"
     try:
         with ExitStack() as stack:
-            opened = open_function(address, stack)
-            return probe_access(VfioAccess(Container(opened.container), Device(opened.device)), what)
+            opened = drive.open(stack, stack)
+            return probe_access(access_of(opened.way, opened.descriptors), what)
     except DmaError as error:
         return Probed(NVME_HOST, what, reason=Reason(error.what, error.hint))
+    except HardwareError as error:
+        return Probed(NVME_HOST, what, reason=Reason(error.message, error.hint))
 
 
 def probe_access(access: Access, what: str, nbytes: int = MEASURED_BYTES) -> Probed:

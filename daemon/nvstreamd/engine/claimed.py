@@ -1,4 +1,4 @@
-"""How does an engine read from drives that the daemon claimed for it? By two descriptors each."""
+"""How does an engine read from drives that the daemon claimed for it? By the descriptors that came for each."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from nvdma.backend import Backend
 from nvdma.backends.nvme import NvmeBackend, Place
 from nvdma.errors import DmaError
 from nvdma.nvme.drive import Drive
-from nvdma.pci.access import VfioAccess
-from nvdma.pci.vfio import Container, Device
+from nvdma.pci.access import BY_MODULE, access_of, descriptor_count
 from nvdma.select import Factory, Sample
-from nvdma.types import NVME_HOST, Source
+from nvdma.types import NVME_HOST, UNTRANSLATED, Source
 from nvstreamd.engine.describe import ModelFile
 from nvstreamd.errors import ProtocolError, StorageError
 from nvstreamd.weights.files import OpenFile
@@ -21,7 +20,6 @@ from nvstreamd.weights.manifest import DriveHome
 from nvstreamd.wire.engine_pb2 import ClaimedDrive
 
 DEPTH = 32
-DESCRIPTORS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +42,23 @@ class ClaimedFile(OpenFile):
 
 
 class ClaimedDrives:
-    """The drives that came with a load command, by their serial numbers; none is started yet."""
+    """The drives that came with a load command, by their serial numbers; none is started yet.
+
+    `notes` are for status. Raises ProtocolError when descriptors and drives do not fit.
+    """
 
     def __init__(self, given: Sequence[ClaimedDrive], fds: Sequence[int]) -> None:
-        if len(fds) != DESCRIPTORS * len(given):
-            raise ProtocolError(f"{len(given)} drives came with {len(fds)} descriptors")
-        pairs = zip(fds[::DESCRIPTORS], fds[1::DESCRIPTORS], strict=True)
-        self._drives = {each.serial: _drive(each, *pair) for each, pair in zip(given, pairs, strict=True)}
+        left = list(fds)
+        try:
+            self.drives = {each.serial: _drive(each, left) for each in given}
+        except ValueError as error:
+            raise ProtocolError(str(error)) from error
+        if left:
+            raise ProtocolError(f"{len(left)} descriptors came that are of none of the {len(given)} drives")
+        self.notes = tuple(f"drive {each.serial}: {UNTRANSLATED}" for each in given if each.way == BY_MODULE)
 
     def __bool__(self) -> bool:
-        return bool(self._drives)
+        return bool(self.drives)
 
     def attach(self, model: ModelFile) -> ModelFile:
         """The model with its parts read from the drives. Raises ProtocolError when a part is on none of them."""
@@ -65,17 +70,17 @@ class ClaimedDrives:
 
     def factories(self, model: ModelFile) -> Mapping[str, Factory]:
         """The backend that streams from them."""
-        numbers = {serial: number for number, serial in enumerate(self._drives)}
+        numbers = {serial: number for number, serial in enumerate(self.drives)}
         # Offsets of extents and samples count from the drive's beginning.
         places = [None if home is None else Place(numbers[home.serial], home.nsid, 0) for home in model.manifest.homes]
 
         def make(sources: Sequence[Source], arena: Arena, _: int) -> Backend:
-            return NvmeBackend(NVME_HOST, list(self._drives.values()), places, sources, arena)
+            return NvmeBackend(NVME_HOST, list(self.drives.values()), places, sources, arena)
 
         return {NVME_HOST: make}
 
     def _file(self, file: OpenFile, home: DriveHome) -> ClaimedFile:
-        drive = self._drives.get(home.serial)
+        drive = self.drives.get(home.serial)
         if drive is None:
             raise ProtocolError(f"drive {home.serial} holds a part of the model and did not come with it")
         return ClaimedFile(file.fd, file.path, home.offset + home.size, 0, 0, drive, home.nsid)
@@ -87,5 +92,8 @@ def samples(model: ModelFile) -> list[Sample]:
             for number, home in enumerate(model.manifest.homes) if home is not None for probe in home.probes]
 
 
-def _drive(given: ClaimedDrive, container: int, device: int) -> Drive:
-    return Drive(VfioAccess(Container(container), Device(device)), f"{given.address} ({given.serial})", DEPTH)
+def _drive(given: ClaimedDrive, fds: list[int]) -> Drive:
+    """Takes the first of `fds`."""
+    count = descriptor_count(given.way)
+    own, fds[:] = fds[:count], fds[count:]
+    return Drive(access_of(given.way, own), f"{given.address} ({given.serial})", DEPTH)

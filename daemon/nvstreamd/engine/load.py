@@ -119,7 +119,8 @@ def load(model: ModelFile, wishes: Wishes, stack: ExitStack) -> Loaded:
     cache = make_cache(model.hyper, pages)
     runner = Runner(model.hyper, model.manifest, streamer, embedding, cache, kernels.ops, constants)
     stack.callback(runner.forget_views)
-    return Loaded(runner, streamer, chosen, rates, selection, pages, slots, (*arena.notes, *kernels.notes))
+    notes = (*arena.notes, *kernels.notes, *wishes.drives.notes)
+    return Loaded(runner, streamer, chosen, rates, selection, pages, slots, notes)
 
 
 def _sources(model: ModelFile) -> list[Source]:

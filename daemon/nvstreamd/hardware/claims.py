@@ -12,7 +12,7 @@ from nvstreamd.hardware.facts import Machine, NvmeController
 from nvstreamd.hardware.functions import function
 from nvstreamd.hardware.inventory import boot_id
 from nvstreamd.hardware.journal import Before, Journal, Record, read
-from nvstreamd.hardware.steps import VFIO, LoadModule, Step, steps_to_take
+from nvstreamd.hardware.steps import LoadModule, Step, driver_for, steps_to_take
 from nvstreamd.hardware.system import System
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ class Claims:
         if reasons:
             raise ClaimRefused(f"{controller.address} ({controller.serial}) may not be taken: {reasons[0].reason}",
                                "; ".join(str(reason) for reason in reasons), reasons)
-        return steps_to_take(self.system, controller.function, loaded_for_us=self._has_loaded())
+        loaded = self._has_loaded(driver_for(controller.function))
+        return steps_to_take(self.system, controller.function, loaded_for_us=loaded)
 
     def claim(self, controller: NvmeController, steps: Sequence[Step]) -> Record:
         """Takes a drive by the steps of a plan.
@@ -89,13 +90,13 @@ class Claims:
 
     def _is_held(self, record: Record) -> bool:
         return (record.complete and record.boot_id == boot_id(self.system)
-                and driver_of(self.system, str(record.address)) == VFIO)
+                and driver_of(self.system, str(record.address)) == record.driver)
 
-    def _has_loaded(self) -> bool:
-        """Whether a claim of this boot found VFIO's module missing."""
+    def _has_loaded(self, module: str) -> bool:
+        """Whether a claim of this boot found a module missing."""
         now = boot_id(self.system)
         steps = (step for record in self.journal.records() if record.boot_id == now for step in record.steps)
-        return any(isinstance(step, LoadModule) and not step.was_loaded for step in steps)
+        return any(isinstance(step, LoadModule) and step.module == module and not step.was_loaded for step in steps)
 
     def _take_back(self, record: Record, cause: BaseException) -> None:
         """What is raised when this fails names both: why the claim failed, and why its undoing did."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nvstreamd.config import Config
 from nvstreamd.hardware.facts import BlockDevice, Machine, NvmeController, PciFunction
 
 SYSTEM_PLACES = ("/", "/boot", "/boot/efi", "/boot/firmware", "/efi", "/usr", "/var", "/home")
@@ -27,14 +28,23 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the administrator has decided: the serial numbers of drives that may be taken."""
+    """What the administrator has decided: the serial numbers of drives that may be taken.
+
+    `unsafe_noiommu`: also drives that no IOMMU keeps from memory that is not ours.
+    """
 
     serials: frozenset[str]
+    unsafe_noiommu: bool = False
+
+
+def policy_of(config: Config) -> Policy:
+    """What the configuration says."""
+    return Policy(frozenset(drive.serial for drive in config.drives), config.unsafe_noiommu)
 
 
 def refusals(controller: NvmeController, machine: Machine, policy: Policy) -> tuple[Refusal, ...]:
     """Every reason against taking this drive; none: it may be taken."""
-    return (*not_to_spare(controller, machine, policy), *_isolation(controller, machine))
+    return (*not_to_spare(controller, machine, policy), *_isolation(controller, machine, policy))
 
 
 def not_to_spare(controller: NvmeController, machine: Machine, policy: Policy) -> tuple[Refusal, ...]:
@@ -120,11 +130,12 @@ def _runs_system(device: BlockDevice) -> bool:
     return any(place in SYSTEM_PLACES for place in device.mounts)
 
 
-def _isolation(controller: NvmeController, machine: Machine) -> Iterator[Refusal]:
+def _isolation(controller: NvmeController, machine: Machine, policy: Policy) -> Iterator[Refusal]:
     function = controller.function
     if function.iommu_group is None:
-        yield Refusal("no_iommu", f"{function.address} is in no IOMMU group",
-                      "switch the IOMMU on: VT-d or AMD-Vi in the firmware, and intel_iommu=on for Intel")
+        if not policy.unsafe_noiommu:
+            yield Refusal("no_iommu", f"{function.address} is in no IOMMU group",
+                          "switch the IOMMU on: VT-d or AMD-Vi in the firmware, and intel_iommu=on for Intel")
         return
     for other in machine.group(function):
         if other.address != function.address and not _is_harmless(other):

@@ -7,44 +7,18 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Protocol
 
-from nvdma.errors import DmaError
-from nvdma.pci.address import PciAddress
-from nvdma.pci.vfio_open import Opened, open_function
-from nvdma.pci.vfio_request import watch
-from nvstreamd.errors import DriveInUse, HardwareError, NotFound, NvstreamError
+from nvdma.types import UNTRANSLATED
+from nvstreamd.errors import DriveInUse, NotFound, NvstreamError
 from nvstreamd.hardware.claims import Claims
 from nvstreamd.hardware.eligibility import Policy
+from nvstreamd.hardware.held import HeldDrive, held_drive
 from nvstreamd.hardware.inventory import take
 from nvstreamd.hardware.journal import Record
+from nvstreamd.hardware.steps import NVSTREAM
 
 log = logging.getLogger(__name__)
-
-
-class HeldDrive(Protocol):
-    """A drive that is ours until it is given back."""
-
-    @property
-    def serial(self) -> str:
-        """Its serial number."""
-
-    @property
-    def address(self) -> str:
-        """Where it is on the bus."""
-
-    def open(self, stack: ExitStack) -> Opened:
-        """Opens it for one process; `stack` closes our descriptors, not those that were passed on.
-
-        Raises HardwareError.
-        """
-
-    def watch(self, opened: Opened, stack: ExitStack) -> int:
-        """An eventfd(2) that becomes readable when the kernel wants the drive back; `stack` closes it.
-
-        Raises HardwareError.
-        """
 
 
 class Holder(Protocol):
@@ -55,28 +29,6 @@ class Holder(Protocol):
 
     def share(self, serials: Sequence[str], stack: ExitStack) -> None:
         """Nobody takes these drives from the kernel until `stack` is closed. Raises DriveInUse when somebody has."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedFunction:
-    """See HeldDrive."""
-
-    serial: str
-    address: str
-
-    def open(self, stack: ExitStack) -> Opened:
-        """See HeldDrive."""
-        try:
-            return open_function(PciAddress.parse(self.address), stack)
-        except DmaError as error:
-            raise HardwareError(f"drive {self.serial}: {error.what}", error.hint) from error
-
-    def watch(self, opened: Opened, stack: ExitStack) -> int:
-        """See HeldDrive."""
-        try:
-            return watch(opened.device, stack)
-        except DmaError as error:
-            raise HardwareError(f"drive {self.serial}: {error.what}", error.hint) from error
 
 
 class ClaimHolder:
@@ -115,7 +67,7 @@ class ClaimHolder:
         for record in self.claims.recover():
             log.warning("gave back %s (%s), which an earlier daemon had left claimed", record.address, record.serial)
 
-    def _hold(self, serial: str, stack: ExitStack) -> ClaimedFunction:
+    def _hold(self, serial: str, stack: ExitStack) -> HeldDrive:
         self._check_not_taken(serial)
         if self._shared[serial] > 0:
             raise DriveInUse(f"drive {serial} is read through the kernel by another model",
@@ -127,7 +79,9 @@ class ClaimHolder:
             if controller.serial == serial:
                 record = self.claims.claim(controller, self.claims.plan(controller, machine, self.policy))
                 stack.callback(self._release, record)
-                return ClaimedFunction(serial, str(record.address))
+                if record.driver == NVSTREAM:
+                    log.warning("drive %s: %s", serial, UNTRANSLATED)
+                return held_drive(serial, str(record.address), record.driver)
         raise NotFound(f"no NVMe drive has serial {serial}", "`nvstreamd drives` lists those that are there")
 
     def _check_not_taken(self, serial: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from nvdma.pci.address import PciAddress
 from nvstreamd.errors import JournalError
-from nvstreamd.hardware.steps import Step, from_json, to_json
+from nvstreamd.hardware.steps import Bind, Step, from_json, to_json
 from nvstreamd.weights.durable import sync_directory, write_whole
 
 VERSION = 1
@@ -56,6 +56,11 @@ class Record:
     def complete(self) -> bool:
         """Whether the claim was made in full."""
         return self.done == len(self.steps)
+
+    @property
+    def driver(self) -> str:
+        """The driver that the function is given to; "" when it is to none."""
+        return next((step.driver for step in self.steps if isinstance(step, Bind)), "")
 
 
 class Journal:

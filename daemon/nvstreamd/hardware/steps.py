@@ -19,7 +19,11 @@ from nvstreamd.hardware.facts import PciFunction
 from nvstreamd.hardware.functions import path_of
 from nvstreamd.hardware.system import System
 
-VFIO = "vfio-pci"
+VFIO, NVSTREAM = "vfio-pci", "nvstream"
+MODULE_HINTS = {
+    VFIO: "is the kernel built with VFIO_PCI? Does lockdown refuse modules?",
+    NVSTREAM: "is it built for this kernel (`dkms status nvstream`)? Does lockdown want it signed?",
+}
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +69,7 @@ class LoadModule:
         ran = system.run("modprobe", self.module)
         if ran.status:
             raise HardwareError(f"modprobe {self.module} failed: {ran.output.strip()}",
-                                "is the kernel built with VFIO_PCI? Does lockdown refuse modules?")
+                                MODULE_HINTS.get(self.module, "see `dmesg`"))
 
     def revert(self, system: System) -> None:
         """See Step. Somebody else may use it by now: then it stays, which changes nothing for anybody."""
@@ -193,11 +197,19 @@ class Bind:
         """See Step."""
         if driver_of(system, self.address) != self.driver:
             return
-        # The kernel would wait for its last user inside the write, and could not be told to stop.
-        group = system.link(path_of(PciAddress.parse(self.address), "iommu_group"))
-        until(lambda: not system.is_open(f"dev/vfio/{group}"), f"the process that drives {self.address} to end")
+        # The kernel would wait for VFIO's last user inside the write, and could not be told to stop; from our module's
+        # user it would take the drive.
+        node = self._node(system)
+        until(lambda: not system.is_open(node), f"the process that drives {self.address} to end")
         with unless_gone(system, self.address):
             unbind(system, self.address, self.driver)
+
+    def _node(self, system: System) -> str:
+        """What one process at a time may open."""
+        if self.driver == NVSTREAM:
+            return f"dev/nvstream/{self.address}"
+        group = system.link(path_of(PciAddress.parse(self.address), "iommu_group"))
+        return f"dev/vfio/{group}"
 
 
 KINDS: dict[str, type[LoadModule] | type[SetAttribute] | type[Unbind] | type[Bind]] = {
@@ -205,19 +217,24 @@ KINDS: dict[str, type[LoadModule] | type[SetAttribute] | type[Unbind] | type[Bin
 }
 
 
+def driver_for(function: PciFunction) -> str:
+    """The driver that lets a process have a function: ours where no IOMMU is before it, which VFIO would ask for."""
+    return NVSTREAM if function.iommu_group is None else VFIO
+
+
 def steps_to_take(system: System, function: PciFunction, *, loaded_for_us: bool = False) -> tuple[Step, ...]:
     """What a claim does to a function, in order.
 
     `loaded_for_us`: that the module is loaded is another claim's doing, and the last of them unloads it.
     """
-    address = str(function.address)
+    address, driver = str(function.address), driver_for(function)
     return (
-        LoadModule(VFIO, is_loaded(system, VFIO) and not loaded_for_us),
+        LoadModule(driver, is_loaded(system, driver) and not loaded_for_us),
         # A function that sleeps answers nothing; vfio-pci would put it to sleep whenever nobody has it open.
         SetAttribute(address, "power/control", "on", function.power or "on"),
         Unbind(address, function.driver or "", len(nodes_of(system, function.address))),
-        SetAttribute(address, "driver_override", VFIO, function.driver_override or ""),
-        Bind(address, VFIO),
+        SetAttribute(address, "driver_override", driver, function.driver_override or ""),
+        Bind(address, driver),
     )
 
 

@@ -118,13 +118,14 @@ class Lane:
         return checked(await self._engine.receive()).loaded
 
     def _open_drives(self, command: Load, passed: ExitStack) -> list[int]:
-        """Descriptors to pass on, and a watch on each drive. `passed` closes what is not needed after that."""
+        """Descriptors to pass on, and a watch on drives. `passed` closes what is not needed after that."""
         descriptors: list[int] = []
         for drive in self._opening.drives:
-            descriptors_of = drive.open(passed)
-            self._watch(drive.serial, drive.watch(descriptors_of, self._of_engine))
-            descriptors += [descriptors_of.container, descriptors_of.device]
-            command.drives.append(ClaimedDrive(serial=drive.serial, address=drive.address))
+            opened_drive = drive.open(passed, self._of_engine)
+            if opened_drive.wanted_back is not None:
+                self._watch(drive.serial, opened_drive.wanted_back)
+            descriptors += opened_drive.descriptors
+            command.drives.append(ClaimedDrive(serial=drive.serial, address=drive.address, way=opened_drive.way))
         return descriptors
 
     def _watch(self, serial: str, event: int) -> None:

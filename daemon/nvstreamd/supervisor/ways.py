@@ -14,7 +14,8 @@ from typing import Protocol
 
 from nvdma.types import NVME_HOST
 from nvstreamd.errors import InvalidRequest, ModelChanged
-from nvstreamd.hardware.holder import HeldDrive, Holder
+from nvstreamd.hardware.held import HeldDrive
+from nvstreamd.hardware.holder import Holder
 from nvstreamd.supervisor.opening import open_model
 from nvstreamd.weights.drive_files import Drives
 from nvstreamd.weights.files import OpenFile, open_all

@@ -149,24 +149,28 @@ Global___File: _TypeAlias = File  # noqa: Y015
 
 @_typing.final
 class ClaimedDrive(_message.Message):
-    """A drive that the daemon claimed. Descriptors of its VFIO container and its device come behind those of the files."""
+    """A drive that the daemon claimed. Its descriptors, of which `way` says how many, come behind those of the files."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SERIAL_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    WAY_FIELD_NUMBER: _builtins.int
     serial: _builtins.str
     address: _builtins.str
     """PCI address, for messages."""
+    way: _builtins.str
+    """"vfio": a container and a device; "nvstream": a file of our module, where no IOMMU is before the drive."""
     def __init__(
         self,
         *,
         serial: _builtins.str = ...,
         address: _builtins.str = ...,
+        way: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "serial", b"serial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "serial", b"serial", "way", b"way"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

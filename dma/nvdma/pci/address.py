@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 PATTERN = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.IGNORECASE)
@@ -28,3 +30,9 @@ class PciAddress:
 
     def __str__(self) -> str:
         return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function}"
+
+
+def driver_of(address: PciAddress, devices: Path = Path("/sys/bus/pci/devices")) -> str:
+    """The name of the driver that has the function; "no driver" when none has, or it is not there."""
+    link = devices / str(address) / "driver"
+    return os.path.basename(os.readlink(link)) if link.exists() else "no driver"

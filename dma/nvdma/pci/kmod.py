@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from nvdma.errors import ArenaExhausted, DmaError
-from nvdma.pci.address import PciAddress
+from nvdma.pci.address import PciAddress, driver_of
 from nvdma.pci.dma import DmaMemory, Pages, Scattered
 from nvdma.pci.mmio import MappedRegisters, wait_until
 from nvdma.pci.window import Window
@@ -71,7 +71,9 @@ class Caps:
 
 def open_node(address: PciAddress, stack: ExitStack, folder: Path = Path("/dev/nvstream")) -> int:
     """The descriptor of a function that is bound to the module. Raises ModuleError."""
-    path = folder / str(address)
+    path, driver = folder / str(address), driver_of(address)
+    if driver != "nvstream":
+        raise ModuleError(f"{address} is held by {driver}, not by nvstream", hint="claim it first: `nvstreamd claim`")
     wait_until(path.exists, NODE_SECONDS, f"{path} to appear")
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)

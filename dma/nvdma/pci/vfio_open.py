@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from nvdma.pci.address import PciAddress
+from nvdma.pci.address import PciAddress, driver_of
 from nvdma.pci.mmio import wait_until
 from nvdma.pci.vfio_calls import (
     CHECK_EXTENSION,
@@ -48,9 +48,8 @@ def group_of(address: PciAddress, devices: Path = Path("/sys/bus/pci/devices")) 
                              "(intel_iommu=on)") from error
 
 
-def _check_driver(address: PciAddress, devices: Path = Path("/sys/bus/pci/devices")) -> None:
-    link = devices / str(address) / "driver"
-    driver = os.path.basename(os.readlink(link)) if link.exists() else "no driver"
+def _check_driver(address: PciAddress) -> None:
+    driver = driver_of(address)
     if driver != "vfio-pci":
         raise VfioError(f"{address} is held by {driver}, not by vfio-pci", hint="claim it first: `nvstreamd claim`")
 

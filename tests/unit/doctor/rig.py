@@ -35,10 +35,11 @@ class Examined:
     trials: Trials = ALL_WORK
     serials: frozenset[str] = frozenset({"SPARE001"})
     claimed: Mapping[PciAddress, str] = field(default_factory=dict)
+    unsafe_noiommu: bool = False
 
     def verdicts(self) -> dict[str, Verdict]:
         """Each path's."""
-        owned = Ownership(Policy(self.serials), self.claimed)
+        owned = Ownership(Policy(self.serials, self.unsafe_noiommu), self.claimed)
         found = verdicts(Facts(host(self.system, self.process), self.trials, owned, GIB))
         return {verdict.path: verdict for verdict in found}
 

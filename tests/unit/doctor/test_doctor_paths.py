@@ -131,6 +131,21 @@ def test_what_switches_the_iommu_on_depends_on_what_is_in_the_way(
     assert remedy in reasons(machine.verdicts()["nvme_host"])
 
 
+def test_without_an_iommu_our_module_is_what_counts_once_that_is_allowed(tmp_path: Path) -> None:
+    """On the server, its IOMMU off: every other line of its list stays as it was."""
+    machine = examined("gpu-server", tmp_path).put("sys/class/iommu", None).put(f"{DRIVE}/iommu_group", None)
+    told = notes(machine.verdicts()["nvme_host"])
+    assert "our module nvstream" in told and "unsafe_noiommu = true" in told and "all of this machine's memory" in told
+    allowed = machine.but(unsafe_noiommu=True)
+    (reason,) = allowed.verdicts()["nvme_host"].reasons
+    assert "our module nvstream holds the memory, and it is not installed" in reason.reason
+    assert "apt-get install dkms" in reason.remedy
+    path = f"lib/modules/{RELEASE}/modules.dep"
+    found = allowed.put(path, "updates/dkms/nvstream.ko.zst:\n").verdicts()["nvme_host"]
+    assert found.is_available and found.summary == f"for {SPARE}"
+    assert "drives are used without an IOMMU" in notes(found) and "can read and write all" in notes(found)
+
+
 def test_who_runs_from_a_drive_is_not_told_to_name_it_in_the_configuration(tmp_path: Path) -> None:
     """Nor how to erase it: a remedy is followed."""
     for name in ("desktop", "homelab"):

@@ -12,13 +12,13 @@ import pytest
 from nvdma.arena import Arena
 from nvdma.errors import BackendUnavailable, ReadError
 from nvdma.nvme.spec import READ
-from nvdma.pci.address import PciAddress
 from nvdma.pci.dma import DmaMemory
 from nvdma.types import Source
 from nvstreamd.doctor.probe import probe_file, probe_scratch, probe_source
 from nvstreamd.doctor.probe_drive import probe_access, probe_claimed
 from nvstreamd.doctor.scratch import nearest, trials
 from nvstreamd.errors import InvalidRequest, NotFound
+from nvstreamd.hardware.held import held_drive
 from support.nvme_access import ScriptedAccess
 from support.nvme_device import ScriptedDevice
 from support.nvme_script import Effect, Rule
@@ -145,6 +145,7 @@ def test_a_drive_that_refuses_is_stopped_all_the_same() -> None:
     assert not device.is_running() and not device.bus.faults
 
 
-def test_a_drive_that_cannot_be_opened_is_a_reason_and_no_crash() -> None:
-    found = probe_claimed(PciAddress.parse("ffff:01:00.0"), "LAB0")
+@pytest.mark.parametrize("driver", ["vfio-pci", "nvstream"])
+def test_a_drive_that_cannot_be_opened_is_a_reason_and_no_crash(driver: str) -> None:
+    found = probe_claimed(held_drive("LAB0", "ffff:01:00.0", driver))
     assert found.reason is not None and found.reason.remedy and found.what == "ffff:01:00.0 (LAB0)"

@@ -16,15 +16,19 @@ from nvstreamd.hardware.steps import steps_to_take
 from support.fake_kernel import ADDRESS, DEVICE, SECOND, SERIAL, Crash, FakeKernel, Fate, FatefulJournal
 
 POLICY = Policy(frozenset({SERIAL}))
-CLAIMED = {"driver": "vfio-pci", "override": "vfio-pci", "power": "on", "vfio": "True"}
+CLAIMED = {"driver": "vfio-pci", "override": "vfio-pci", "power": "on", "modules": "vfio_pci"}
+# Where there is no IOMMU and that is allowed.
+UNSAFE = Policy(POLICY.serials, unsafe_noiommu=True)
+UNSAFELY_CLAIMED = {"driver": "nvstream", "override": "nvstream", "power": "on", "modules": "nvstream"}
 # More operations than claim and release have together; the tests see that no point beyond is ever reached.
 MOST_OPERATIONS = 40
 MOST_LOOKS = 1 << 20
 
 
-def machine(root: Path, fate: Fate | None = None) -> tuple[FakeKernel, Claims]:
+def machine(root: Path, fate: Fate | None = None, *, has_iommu: bool = True) -> tuple[FakeKernel, Claims]:
     """What a process that has just started sees."""
     kernel = FakeKernel(root / "machine", fate)
+    kernel.has_iommu = has_iommu
     return kernel, Claims(kernel, FatefulJournal(root / "claims", kernel))
 
 
@@ -32,12 +36,12 @@ def claim(kernel: FakeKernel, claims: Claims) -> Record:
     """Takes the drive, if it may be taken."""
     found = take(kernel)
     (controller,) = found.controllers
-    return claims.claim(controller, claims.plan(controller, found, POLICY))
+    return claims.claim(controller, claims.plan(controller, found, POLICY if kernel.has_iommu else UNSAFE))
 
 
-def claim_and_release(root: Path, fate: Fate) -> None:
+def claim_and_release(root: Path, fate: Fate, *, has_iommu: bool = True) -> None:
     """A whole life under a fate."""
-    kernel, claims = machine(root, fate)
+    kernel, claims = machine(root, fate, has_iommu=has_iommu)
     claims.release(claim(kernel, claims))
 
 
@@ -74,18 +78,41 @@ def test_a_drive_whose_disks_stay_away_is_given_back_and_they_are_named(
     assert "0 of 1 came" in caplog.text and not claims.journal.records()
 
 
-@pytest.mark.parametrize("override", ["(null)", "nvme"])
+def test_without_an_iommu_a_drive_is_our_modules_and_only_where_that_is_allowed(tmp_path: Path) -> None:
+    kernel, claims = machine(tmp_path, has_iommu=False)
+    kernel.boot(power="auto")
+    before, found = kernel.state(), take(kernel)
+    with pytest.raises(ClaimRefused, match="no IOMMU group"):
+        claims.plan(found.controllers[0], found, POLICY)
+    record = claim(kernel, claims)
+    assert kernel.state() == UNSAFELY_CLAIMED
+    assert [held.serial for held in claims.held()] == [SERIAL]
+    claims.release(record)
+    assert kernel.state() == before and not claims.journal.records()
+
+
+def test_a_drive_with_an_iommu_goes_through_it_whatever_is_allowed(tmp_path: Path) -> None:
+    kernel, claims = machine(tmp_path)
+    kernel.boot()
+    found = take(kernel)
+    claims.claim(found.controllers[0], claims.plan(found.controllers[0], found, UNSAFE))
+    assert kernel.state() == CLAIMED
+
+
+@pytest.mark.parametrize(("override", "has_iommu"), [("(null)", True), ("nvme", True), ("(null)", False)])
 @pytest.mark.parametrize("how", ["crash_before", "crash_after", "tear"])
-def test_a_crash_at_any_point_is_put_right_by_the_next_start(tmp_path: Path, how: str, override: str) -> None:
+def test_a_crash_at_any_point_is_put_right_by_the_next_start(
+    tmp_path: Path, how: str, override: str, has_iommu: bool,
+) -> None:
     """Of claim and release, before and after each change of the machine and each line of the journal."""
     crashes = 0
     for point in range(MOST_OPERATIONS):
         root = tmp_path / str(point)
-        kernel, _ = machine(root)
+        kernel, _ = machine(root, has_iommu=has_iommu)
         kernel.boot(override=override)
         before = kernel.state()
         try:
-            claim_and_release(root, Fate(**{how: point}))
+            claim_and_release(root, Fate(**{how: point}), has_iommu=has_iommu)
         except Crash:
             crashes += 1
             _, claims = machine(root)

@@ -156,7 +156,7 @@ def test_a_new_drive_in_the_place_of_a_claimed_one_is_left_to_the_kernel(tmp_pat
     _, later = machine(tmp_path)
     assert later.held() == []
     later.recover()
-    assert kernel.state() == {**fresh, "vfio": "False"} and not later.journal.paths()
+    assert kernel.state() == {**fresh, "modules": ""} and not later.journal.paths()
     assert kernel.fate.operations == wrote
 
 
@@ -168,7 +168,7 @@ def test_what_the_kernel_refuses_to_take_back_is_told_and_put_right_later(tmp_pa
     refused = 0
 
     def state(kernel: FakeKernel) -> dict[str, str | None]:
-        return {name: value for name, value in kernel.state().items() if name != "vfio"}
+        return {name: value for name, value in kernel.state().items() if name != "modules"}
 
     for point in range(MOST_CHANGES):
         kernel, claims = machine(tmp_path / str(point))

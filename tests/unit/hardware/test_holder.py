@@ -14,7 +14,8 @@ from nvstreamd.errors import ClaimRefused, DriveInUse, HardwareError, NotFound
 from nvstreamd.hardware.claims import Claims
 from nvstreamd.hardware.drivers import driver_of
 from nvstreamd.hardware.eligibility import Policy
-from nvstreamd.hardware.holder import ClaimHolder, HeldDrive
+from nvstreamd.hardware.held import HeldDrive
+from nvstreamd.hardware.holder import ClaimHolder
 from nvstreamd.hardware.inventory import take
 from nvstreamd.hardware.journal import Journal
 from support.fake_kernel import ADDRESS, SECOND, SERIAL, FakeKernel, Fate
@@ -149,9 +150,27 @@ def test_a_drive_that_cannot_be_given_back_stays_in_the_journal(tmp_path: Path,
     assert drivers(kernel) == ["nvme", "nvme"]
 
 
-def test_opening_says_which_drive_and_why(tmp_path: Path) -> None:
-    """There is no such function on this machine: what VFIO says is an error of ours."""
+@pytest.mark.parametrize(("has_iommu", "driver"), [(True, "vfio-pci"), (False, "nvstream")])
+def test_opening_says_which_drive_and_why(tmp_path: Path, has_iommu: bool, driver: str) -> None:
+    """There is no such function on this machine: what VFIO says, or our module, is an error of ours."""
+    kernel = FakeKernel(tmp_path / "machine")
+    kernel.has_iommu = has_iommu
+    kernel.boot()
+    policy = Policy(frozenset({SERIAL}), unsafe_noiommu=True)
     with ExitStack() as stack:
-        (drive,) = holder_of(tmp_path, kernel_of(tmp_path), SERIAL).hold([SERIAL], stack)
-        with pytest.raises(HardwareError, match=SERIAL):
-            drive.open(stack)
+        (drive,) = ClaimHolder(Claims(kernel, Journal(tmp_path / "claims")), policy).hold([SERIAL], stack)
+        with pytest.raises(HardwareError, match=f"{SERIAL}: .* not by {driver}"):
+            drive.open(stack, stack)
+
+
+def test_a_drive_without_an_iommu_is_taken_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kernel = FakeKernel(tmp_path / "machine")
+    kernel.has_iommu = False
+    kernel.boot()
+    with ExitStack() as stack:
+        with pytest.raises(ClaimRefused):
+            holder_of(tmp_path, kernel, SERIAL).hold([SERIAL], stack)
+        policy = Policy(frozenset({SERIAL}), unsafe_noiommu=True)
+        ClaimHolder(Claims(kernel, Journal(tmp_path / "claims")), policy).hold([SERIAL], stack)
+        assert driver_of(kernel, ADDRESS) == "nvstream" and "can read and write all" in caplog.text
+    assert driver_of(kernel, ADDRESS) == "nvme"

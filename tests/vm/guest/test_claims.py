@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from nvdma.pci.address import PciAddress
-from nvstreamd.__main__ import main
 from nvstreamd.hardware.claims import Claims
 from nvstreamd.hardware.eligibility import Policy, refusals
 from nvstreamd.hardware.facts import NvmeController
 from nvstreamd.hardware.inventory import take
 from nvstreamd.hardware.journal import Journal
 from nvstreamd.hardware.system import Ran, System
+from vm.guest.commands import nvstreamd
 from vm.guest.machine import DEVICES, block_device, controllers, driver, first_bytes
 
 POLICY = Policy(frozenset({"LAB0", "LAB1"}))
@@ -47,23 +44,6 @@ def configuration(tmp_path: Path) -> Path:
     path = tmp_path / "nvstreamd.toml"
     path.write_text(f'claims = "{tmp_path}/claims"\n[[drives]]\nserial = "LAB1"\n')
     return path
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a command ended, and what it printed."""
-
-    status: int
-    output: str
-
-
-def nvstreamd(*arguments: str | Path) -> Ended:
-    """The command `nvstreamd`; not as a process of its own, whose imports would take half a minute here."""
-    printed = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
-        patch.setattr(sys, "argv", ["nvstreamd", *map(str, arguments)])
-        status = main()
-    return Ended(status, printed.getvalue())
 
 
 def state(address: PciAddress) -> dict[str, str]:

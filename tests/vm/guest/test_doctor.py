@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nvdma.pci.address import PciAddress
-from nvstreamd.__main__ import main
 from nvstreamd.hardware.drives import nodes_of
 from nvstreamd.hardware.system import System
+from vm.guest.commands import nvstreamd
 from vm.guest.machine import block_device, controllers, driver, give_back
 
 NOT_READ_THROUGH = {"cufile", "p2pdma", "nvme_vram", "gpu_doorbell"}
@@ -48,20 +45,11 @@ def configuration(store: Path, tmp_path: Path) -> Path:
     return path
 
 
-def nvstreamd(*arguments: str | Path) -> tuple[int, str]:
-    """Exit status and output; not as a process of its own, whose imports would take half a minute here."""
-    printed = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
-        patch.setattr(sys, "argv", ["nvstreamd", *map(str, arguments)])
-        status = main()
-    return status, printed.getvalue()
-
-
 def doctor(*arguments: str | Path) -> dict[str, Any]:
     """What `nvstreamd doctor --json` says."""
-    status, output = nvstreamd("doctor", "--json", *arguments)
-    found: dict[str, Any] = json.loads(output)
-    assert status == 0 and found["serves"], output
+    ended = nvstreamd("doctor", "--json", *arguments)
+    found: dict[str, Any] = json.loads(ended.output)
+    assert ended.status == 0 and found["serves"], ended
     return found | {"paths": {each["path"]: each for each in found["paths"]}}
 
 
@@ -96,7 +84,7 @@ def test_a_drive_that_nobody_named_is_the_reason_and_its_entry_the_remedy(
 
 def test_a_claimed_drive_is_read_by_the_probe_and_can_be_given_back(spare: PciAddress, configuration: Path) -> None:
     before = block_device(spare).read_bytes()
-    assert nvstreamd("claim", "LAB1", "--config", configuration)[0] == 0
+    assert nvstreamd("claim", "LAB1", "--config", configuration).status == 0
     found = doctor("--config", configuration, "--probe")
     assert found["paths"]["nvme_host"]["state"] == "available"
     assert f"{spare} (LAB1) is claimed" in texts(found["paths"]["nvme_host"])
@@ -104,13 +92,13 @@ def test_a_claimed_drive_is_read_by_the_probe_and_can_be_given_back(spare: PciAd
     assert set(probes) == {"pread", "uring", "nvme_host"}
     for name, probed in probes.items():
         assert probed["reason"] is None and probed["nbytes"] == 64 << 20 and probed["bytes_per_second"] > 0, name
-    assert nvstreamd("release", "LAB1", "--config", configuration)[0] == 0
+    assert nvstreamd("release", "LAB1", "--config", configuration).status == 0
     assert driver(spare) == "nvme" and controllers()["LAB1"] == spare
     assert nodes_of(System(), spare), "it is given back and cannot be opened yet"
     assert block_device(spare).read_bytes() == before
 
 
 def test_the_text_has_a_line_for_each_path(spare: PciAddress, configuration: Path) -> None:
-    status, output = nvstreamd("doctor", "--config", configuration)
-    assert status == 0 and f"nvme_host     available    for {spare}" in output.splitlines()
-    assert {line.split()[0] for line in output.splitlines() if " unavailable" in line} == NOT_READ_THROUGH
+    ended = nvstreamd("doctor", "--config", configuration)
+    assert ended.status == 0 and f"nvme_host     available    for {spare}" in ended.output.splitlines()
+    assert {line.split()[0] for line in ended.output.splitlines() if " unavailable" in line} == NOT_READ_THROUGH

@@ -1,0 +1,94 @@
+"""How is a drive that we took opened, so that a process without privilege can drive it?
+
+By its driver: VFIO where an IOMMU keeps the drive to memory that it was shown, our module where there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from nvdma.errors import DmaError
+from nvdma.pci.access import BY_MODULE, BY_VFIO
+from nvdma.pci.address import PciAddress
+from nvdma.pci.kmod import KmodAccess, open_node
+from nvdma.pci.vfio_open import open_function
+from nvdma.pci.vfio_request import watch
+from nvstreamd.errors import HardwareError
+from nvstreamd.hardware.steps import NVSTREAM
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedDrive:
+    """What a process needs: `way` and descriptors, as `nvdma.pci.access.access_of` takes them.
+
+    `wanted_back` is an eventfd(2) that becomes readable when the kernel wants the drive back and waits for it; None
+    where it does not wait.
+    """
+
+    way: str
+    descriptors: tuple[int, ...]
+    wanted_back: int | None = None
+
+
+class HeldDrive(Protocol):
+    """A drive that is ours until it is given back."""
+
+    @property
+    def serial(self) -> str:
+        """Its serial number."""
+
+    @property
+    def address(self) -> str:
+        """Where it is on the bus."""
+
+    def open(self, passed: ExitStack, kept: ExitStack) -> OpenedDrive:
+        """Opens it for one process.
+
+        `passed` closes our copies of the descriptors, not those that were passed on; `kept` closes `wanted_back`.
+        Raises HardwareError.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class VfioDrive:
+    """One that vfio-pci has; see HeldDrive."""
+
+    serial: str
+    address: str
+
+    def open(self, passed: ExitStack, kept: ExitStack) -> OpenedDrive:
+        """See HeldDrive."""
+        with _named(self.serial):
+            opened = open_function(PciAddress.parse(self.address), passed)
+            return OpenedDrive(BY_VFIO, (opened.container, opened.device), watch(opened.device, kept))
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleDrive:
+    """One that our module has; see HeldDrive. When the kernel wants it back the module stops it and does not wait."""
+
+    serial: str
+    address: str
+
+    def open(self, passed: ExitStack, kept: ExitStack) -> OpenedDrive:
+        """See HeldDrive. Raises HardwareError also for a module of another release."""
+        with _named(self.serial):
+            fd = open_node(PciAddress.parse(self.address), passed)
+            KmodAccess(fd).caps()
+            return OpenedDrive(BY_MODULE, (fd,))
+
+
+def held_drive(serial: str, address: str, driver: str) -> HeldDrive:
+    """A claimed drive; `driver` is the one that it was given to."""
+    return ModuleDrive(serial, address) if driver == NVSTREAM else VfioDrive(serial, address)
+
+
+@contextmanager
+def _named(serial: str) -> Iterator[None]:
+    try:
+        yield
+    except DmaError as error:
+        raise HardwareError(f"drive {serial}: {error.what}", error.hint) from error

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,18 +26,27 @@ from nvdma.pci.mmio import Registers, wait_until
 
 MIN_ENTRIES, MAX_ENTRIES = 2, 4096
 CQE_WORDS = spec.CQE_BYTES // 4
-# Double word 0, bits 31:16; double words 10 and 11 of a read (NVM Command Set Specification 1.0, section 3.2.4).
-CID, CID_OFFSET = struct.Struct("<H"), 2
-LBA, LBA_OFFSET = struct.Struct("<Q"), 40
+# Plain numbers where each completion comes by: three calls of Field.get cost more than all else there.
+CID_MASK = (1 << spec.CQE_CID.bits) - 1
+PHASE_SHIFT, STATUS_SHIFT = spec.CQE_PHASE.shift, spec.CQE_STATUS.shift
+# A read's entry around what changes each time: the identifier, in double word 0, and the first block, in double words
+# 10 and 11 (NVM Command Set Specification 1.0, section 3.2.4).
+READ = struct.Struct("<2sH36sQ16s")
+Prepared = tuple[bytes, bytes, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """Command `cid` is over. `status` is 0 for success (15 bits, see nvdma.nvme.status), `dw0` the command's answer."""
 
     cid: int
     status: int
     dw0: int
+
+
+def prepared(entry: Entries) -> Prepared:
+    """What `submit_prepared` puts around identifier and first block of a read, shape (1,)."""
+    head, _, middle, _, rest = READ.unpack(entry.tobytes())
+    return head, middle, rest
 
 
 def queue_bytes(entries: int) -> int:
@@ -129,8 +138,8 @@ class QueuePair:
         self._registers.write32(self._tail_doorbell, self._tail)
         return cids
 
-    def submit_prepared(self, commands: Sequence[tuple[bytes, int]]) -> list[int]:
-        """What `submit` does, for reads whose entries were made before: each as bytes, and its first block.
+    def submit_prepared(self, commands: Sequence[tuple[Prepared, int]]) -> list[int]:
+        """What `submit` does, for reads whose entries were `prepared` before: each with its first block.
 
         A few times faster than `submit` for a few commands: no array is made. Raises what `submit` raises.
         """
@@ -139,14 +148,17 @@ class QueuePair:
             raise QueueClosed(f"{self.name} is closed")
         if len(commands) > self.room:
             raise QueueFull(self.entries - 1, len(self._outstanding), len(commands))
+        if not commands:
+            return []
         cids = self._take_cids(len(commands))
-        for cid, (entry, lba) in zip(cids, commands, strict=True):
-            at = self._tail * spec.SQE_BYTES
-            ring[at : at + spec.SQE_BYTES] = entry
-            CID.pack_into(ring, at + CID_OFFSET, cid)
-            LBA.pack_into(ring, at + LBA_OFFSET, lba)
-            self._tail = (self._tail + 1) % self.entries
-        self._registers.write32(self._tail_doorbell, self._tail)
+        tail, entries, write = self._tail, self.entries, READ.pack_into
+        for cid, ((head, middle, rest), lba) in zip(cids, commands, strict=True):
+            write(ring, tail * spec.SQE_BYTES, head, cid, middle, lba, rest)
+            tail += 1
+            if tail == entries:
+                tail = 0
+        self._tail = tail
+        self._registers.write32(self._tail_doorbell, tail)
         return cids
 
     def reap(self) -> list[Completion]:
@@ -154,13 +166,29 @@ class QueuePair:
 
         Raises UnknownCompletion, after which the queue is of no use, and QueueClosed.
         """
-        found = self._take_completions()
+        words = self._cq
+        if words is None:
+            raise QueueClosed(f"{self.name} is closed")
+        found: list[Completion] = []
+        head, phase, outstanding = self._head, self._phase, self._outstanding
+        # Bounded: a controller that never stops completing must not keep us here.
+        for _ in range(self.entries - 1):
+            at = head * CQE_WORDS
+            # One aligned load has identifier, phase and status; double word 0 is read after it.
+            last = words[at + 3]
+            if last >> PHASE_SHIFT & 1 != phase:
+                break
+            cid = last & CID_MASK
+            if cid not in outstanding:
+                raise UnknownCompletion(self.name, cid)
+            outstanding.remove(cid)
+            found.append(Completion(cid, last >> STATUS_SHIFT, words[at]))
+            head += 1
+            if head == self.entries:
+                head, phase = 0, phase ^ 1
         if found:
-            self._registers.write32(self._head_doorbell, self._head)
-        for completion in found:
-            if completion.cid not in self._outstanding:
-                raise UnknownCompletion(self.name, completion.cid)
-            self._outstanding.remove(completion.cid)
+            self._head, self._phase = head, phase
+            self._registers.write32(self._head_doorbell, head)
         return found
 
     def wait(self, seconds: float, check: Callable[[], None]) -> list[Completion]:
@@ -200,24 +228,6 @@ class QueuePair:
         _place(ring[self._tail : self._tail + first], entries[:first], cids[:first])
         if first < len(entries):
             _place(ring[: len(entries) - first], entries[first:], cids[first:])
-
-    def _take_completions(self) -> list[Completion]:
-        words = self._cq
-        if words is None:
-            raise QueueClosed(f"{self.name} is closed")
-        found: list[Completion] = []
-        # Bounded: a controller that never stops completing must not keep us here.
-        for _ in range(self.entries - 1):
-            at = self._head * CQE_WORDS
-            # One aligned load has identifier, phase and status; double word 0 is read after it.
-            last = words[at + 3]
-            if spec.CQE_PHASE.get(last) != self._phase:
-                break
-            found.append(Completion(spec.CQE_CID.get(last), spec.CQE_STATUS.get(last), words[at]))
-            self._head += 1
-            if self._head == self.entries:
-                self._head, self._phase = 0, self._phase ^ 1
-        return found
 
 
 def _place(stretch: Entries, entries: Entries, cids: npt.NDArray[np.uint16]) -> None:

@@ -102,7 +102,7 @@ def _reads(
         for offset in range(extent.offset, end, block):
             if limit is not None and given >= limit:
                 return
-            length = min(block, end - offset)
+            length = block if block < end - offset else end - offset
             given += length
             slot = free.pop()
             yield Read(slot, extent.source, offset, length, slot * block)

@@ -256,7 +256,7 @@ class NvmeBackend:
         return self._ledger.has_outcomes
 
     def _note(self, lane: _Lane) -> int:
-        found = lane.drive.queue.reap()
+        found = lane.drive.queue.reap_plain()
         arrived: list[Pending] = []
         for cid, status, _ in found:
             pending = lane.landed(cid)

@@ -166,10 +166,14 @@ class QueuePair:
 
         Raises UnknownCompletion, after which the queue is of no use, and QueueClosed.
         """
+        return [Completion(*found) for found in self.reap_plain()]
+
+    def reap_plain(self) -> list[tuple[int, int, int]]:
+        """What `reap` does, with plain tuples in place of Completions: they take a tenth of the time to make."""
         words = self._cq
         if words is None:
             raise QueueClosed(f"{self.name} is closed")
-        found: list[Completion] = []
+        found: list[tuple[int, int, int]] = []
         head, phase, outstanding = self._head, self._phase, self._outstanding
         # Bounded: a controller that never stops completing must not keep us here.
         for _ in range(self.entries - 1):
@@ -182,7 +186,7 @@ class QueuePair:
             if cid not in outstanding:
                 raise UnknownCompletion(self.name, cid)
             outstanding.remove(cid)
-            found.append(Completion(cid, last >> STATUS_SHIFT, words[at]))
+            found.append((cid, last >> STATUS_SHIFT, words[at]))
             head += 1
             if head == self.entries:
                 head, phase = 0, phase ^ 1

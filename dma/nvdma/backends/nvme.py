@@ -32,6 +32,9 @@ BYTES_A_LIST = 512 << 10
 # drive busy meanwhile, and what completed is answered with one doorbell.
 PART_SLEPT_OVER = 0.25
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 20e-6, 10e-3
+# A wait hands out so much of what a drive may have at once: the commands that follow are under way while we look at the
+# others. All at once, drive and caller would take turns.
+PART_HANDED_OUT = 0.5
 PACE_WEIGHT = 0.25
 # Silence after which a drive is asked whether it is still there: a register is slow to read.
 SILENCE_SECONDS = 0.05
@@ -147,6 +150,7 @@ class NvmeBackend:
         self._is_open = False
         self._pace = 0.0  # seconds from one completion to the next, of late
         self._last = 0.0
+        self._most = depth
 
     @property
     def in_flight(self) -> int:
@@ -171,6 +175,7 @@ class NvmeBackend:
         self.facts = replace(self.facts, max_read=min(MAX_READ, *limits),
                              depth=min(drive.depth for drive in self._drives))
         self._ledger = Ledger(self.facts, self._sources, self._arena.nbytes)
+        self._most = max(1, int(PART_HANDED_OUT * self.facts.depth))
         self._is_open = True
 
     def submit(self, reads: Sequence[Read]) -> None:
@@ -186,7 +191,7 @@ class NvmeBackend:
 
     def poll(self) -> list[Completion]:
         """What has completed; see `Backend.poll`."""
-        self._reap()
+        self._reap(self.facts.depth)
         return self._ledger.take()
 
     def wait(self, timeout: float) -> list[Completion]:
@@ -195,7 +200,7 @@ class NvmeBackend:
         Raises DeviceGone and ControllerFatal as well, for all reads in flight: only closing is of use then.
         """
         self._ledger.check_waitable()
-        if not self._reap():
+        if not self._reap(self._most):
             self._wait_until(time.monotonic() + timeout, timeout)
         return self._ledger.take()
 
@@ -209,7 +214,7 @@ class NvmeBackend:
         self._lanes = []
 
     def _wait_until(self, deadline: float, timeout: float) -> None:
-        while not self._reap():
+        while not self._reap(self._most):
             now = time.monotonic()
             if now - self._last > SILENCE_SECONDS:
                 for lane in self._lanes:
@@ -245,18 +250,18 @@ class NvmeBackend:
                     f"{source.path}: bytes {place.offset} to {end} are not on a namespace of {namespace.nbytes} bytes",
                     hint="the drive is not the one the model was imported onto: import it again")
 
-    def _reap(self) -> bool:
+    def _reap(self, most: int) -> bool:
         count = 0
         for lane in self._lanes:
-            count += self._note(lane)
+            count += self._note(lane, most)
         if count:
             now = time.monotonic()
             self._pace += PACE_WEIGHT * ((now - self._last) / count - self._pace)
             self._last = now
         return self._ledger.has_outcomes
 
-    def _note(self, lane: _Lane) -> int:
-        found = lane.drive.queue.reap_plain()
+    def _note(self, lane: _Lane, most: int) -> int:
+        found = lane.drive.queue.reap_plain(most)
         arrived: list[Pending] = []
         for cid, status, _ in found:
             pending = lane.landed(cid)

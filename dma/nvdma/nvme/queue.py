@@ -49,30 +49,43 @@ def prepared(entry: Entries) -> Prepared:
     return head, middle, rest
 
 
+def completion_entries(entries: int) -> int:
+    """How many completions the memory of a pair of `entries` has room for: its pages are whole."""
+    return _pages(entries * spec.CQE_BYTES) // spec.CQE_BYTES
+
+
 def queue_bytes(entries: int) -> int:
     """The bytes of memory that the rings of a pair of `entries` each take."""
     return _pages(entries * spec.SQE_BYTES) + _pages(entries * spec.CQE_BYTES)
 
 
 class QueuePair:
-    """Submission queue `qid` and the completion queue of the same number, `entries` each, in `memory` from `offset` on.
+    """Submission queue `qid` of `entries`, the completion queue of the same number, in `memory` from `offset` on.
+
+    The completion queue has `completions` entries, `entries` unless told. The more it has, the fewer doorbells say that
+    some were read: each is a trip to the device, and an emulated one may keep us waiting until it is done with the
+    commands before it.
 
     One thread uses it. Of a ring of N entries N - 1 are used: a full one would look empty (section 3.3.1.2). Entries
-    not yet fetched are commands outstanding, so N - 1 outstanding commands never overrun either ring.
+    not yet fetched are commands outstanding, so N - 1 outstanding commands never overrun the submission ring, nor the
+    completion ring while it has N - 1 entries more than we have read and not said so.
     """
 
     def __init__(self, qid: int, entries: int, registers: Registers, memory: DmaMemory, *, stride: int,
-                 offset: int = 0, name: str = "nvme") -> None:
+                 offset: int = 0, name: str = "nvme", completions: int | None = None) -> None:
         if not MIN_ENTRIES <= entries <= MAX_ENTRIES:
             raise ValueError(f"a queue of {entries} entries has not {MIN_ENTRIES} to {MAX_ENTRIES}")
         self.qid = qid
         self.entries = entries
+        self.completions = completions or entries
+        if not entries <= self.completions <= completion_entries(entries):
+            raise ValueError(f"{self.completions} completions are not {entries} to {completion_entries(entries)}")
         self.name = f"{name} queue {qid}"
-        completions = offset + _pages(entries * spec.SQE_BYTES)
+        second = offset + _pages(entries * spec.SQE_BYTES)
         self.submission_ring = _contiguous(memory, offset, entries * spec.SQE_BYTES)
-        self.completion_ring = _contiguous(memory, completions, entries * spec.CQE_BYTES)
+        self.completion_ring = _contiguous(memory, second, self.completions * spec.CQE_BYTES)
         self._memory = memory
-        self._offsets = (offset, completions)
+        self._offsets = (offset, second)
         self._registers = registers
         self._tail_doorbell = spec.doorbell(qid, stride, completion=False)
         self._head_doorbell = spec.doorbell(qid, stride, completion=True)
@@ -81,7 +94,7 @@ class QueuePair:
         self._sq: Entries | None = None
         self._submissions: memoryview | None = None
         self._cq: memoryview | None = None
-        self._tail = self._head = 0
+        self._tail = self._head = self._unsaid = 0
         self._phase = 1
 
     @property
@@ -100,14 +113,14 @@ class QueuePair:
 
     def open(self) -> None:
         """Empties the rings; to be called before the controller hears of them, and undone by `close`."""
-        submissions, completions = self._offsets
-        ring = self._memory.view[submissions : submissions + self.entries * spec.SQE_BYTES]
+        first, second = self._offsets
+        ring = self._memory.view[first : first + self.entries * spec.SQE_BYTES]
         self._sq, self._submissions = np.frombuffer(ring, spec.SQE), ring
-        self._cq = self._memory.view[completions : completions + self.entries * spec.CQE_BYTES].cast("I")
+        self._cq = self._memory.view[second : second + self.completions * spec.CQE_BYTES].cast("I")
         # What is left of an earlier queue must not look like completions of this one.
         self._cq.cast("B")[:] = bytes(self._cq.nbytes)
         self._outstanding.clear()
-        self._tail = self._head = 0
+        self._tail = self._head = self._unsaid = 0
         self._phase = 1
 
     def close(self) -> None:
@@ -162,21 +175,23 @@ class QueuePair:
         return cids
 
     def reap(self) -> list[Completion]:
-        """Completions that arrived since the last call, perhaps none; one doorbell says that they were read.
+        """Completions that arrived since the last call, perhaps none.
+
+        A doorbell says that they were read, before the controller might lack room for those of all it may have.
 
         Raises UnknownCompletion, after which the queue is of no use, and QueueClosed.
         """
         return [Completion(*found) for found in self.reap_plain()]
 
-    def reap_plain(self) -> list[tuple[int, int, int]]:
-        """What `reap` does, with plain tuples in place of Completions: they take a tenth of the time to make."""
+    def reap_plain(self, most: int = MAX_ENTRIES) -> list[tuple[int, int, int]]:
+        """What `reap` does, `most` of them, as plain tuples: Completions take ten times as long to make."""
         words = self._cq
         if words is None:
             raise QueueClosed(f"{self.name} is closed")
         found: list[tuple[int, int, int]] = []
         head, phase, outstanding = self._head, self._phase, self._outstanding
         # Bounded: a controller that never stops completing must not keep us here.
-        for _ in range(self.entries - 1):
+        for _ in range(min(most, self.entries - 1)):
             at = head * CQE_WORDS
             # One aligned load has identifier, phase and status; double word 0 is read after it.
             last = words[at + 3]
@@ -188,10 +203,12 @@ class QueuePair:
             outstanding.remove(cid)
             found.append((cid, last >> STATUS_SHIFT, words[at]))
             head += 1
-            if head == self.entries:
+            if head == self.completions:
                 head, phase = 0, phase ^ 1
-        if found:
-            self._head, self._phase = head, phase
+        self._head, self._phase = head, phase
+        self._unsaid += len(found)
+        if self._unsaid > self.completions - self.entries:
+            self._unsaid = 0
             self._registers.write32(self._head_doorbell, head)
         return found
 

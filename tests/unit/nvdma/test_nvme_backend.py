@@ -178,6 +178,14 @@ def test_one_doorbell_a_batch(opened: Bench) -> None:
     assert opened.devices[0].accesses == before + 1
 
 
+def test_what_completes_at_once_is_handed_out_in_parts_so_that_commands_follow_early(opened: Bench) -> None:
+    opened.backend.submit(opened.reads(DEPTH))
+    first = [completion.tag for completion in opened.backend.wait(SECONDS)]
+    assert first == list(range(DEPTH // 2))
+    opened.backend.submit(opened.reads(2))
+    assert [completion.tag for completion in opened.backend.poll()] == [*range(DEPTH // 2, DEPTH), 0, 1]
+
+
 def test_commands_into_places_seen_before_bring_what_is_asked_for_now() -> None:
     """Lists are kept for some places only: three here, and others beside them."""
     with ExitStack() as stack:

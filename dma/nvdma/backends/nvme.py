@@ -19,10 +19,11 @@ from nvdma.errors import BackendUnavailable, CommandRefused, DeadlineExceeded, D
 from nvdma.ledger import Ledger, Pending
 from nvdma.nvme import commands
 from nvdma.nvme.drive import Drive
-from nvdma.nvme.prp import prepare
+from nvdma.nvme.prp import in_one_piece, prepare
 from nvdma.nvme.queue import Prepared, prepared
+from nvdma.nvme.spec import Entries
 from nvdma.nvme.status import failure
-from nvdma.pci.dma import PAGE, BusAddresses
+from nvdma.pci.dma import PAGE, BusAddresses, Pages
 from nvdma.types import BackendFacts, Completion, Read, Source
 
 MAX_READ = 2 << 20
@@ -104,14 +105,20 @@ class _Lane:
         """The command for namespace, target and number of bytes, kept while there are pages for its list."""
         nsid, target, nbytes = key
         page = self._spare.pop() if self._spare else self._free.pop()
-        prp1, prp2, listed = prepare(self._target.pages(target, nbytes), self._list_pages[page])
-        self._lists[page, : len(listed)] = listed
-        entry = prepared(commands.read(nsid, 0, nbytes // block_bytes, prp1, prp2))
+        entry = prepared(self._command(nsid, self._target.pages(target, nbytes), nbytes // block_bytes, page))
         if page >= self.drive.depth:
             self._kept[key] = entry
         else:
             self._lent[tag] = page
         return entry
+
+    def _command(self, nsid: int, pages: Pages, blocks: int, page: int) -> Entries:
+        # One descriptor in place of a list: the drive looks up one address, not one a page.
+        if self.drive.controller.facts.sgls and in_one_piece(pages):
+            return commands.read_stretch(nsid, 0, blocks, int(pages[0]), len(pages) * PAGE)
+        prp1, prp2, listed = prepare(pages, self._list_pages[page])
+        self._lists[page, : len(listed)] = listed
+        return commands.read(nsid, 0, blocks, prp1, prp2)
 
     def landed(self, cid: int) -> Pending:
         """The read whose command has completed."""

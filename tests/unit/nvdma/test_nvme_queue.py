@@ -226,6 +226,17 @@ def test_a_read_past_the_end_of_a_short_namespace_fails() -> None:
         assert reaped(queue) == [(inside, 0), (outside, 0x80)]
 
 
+def test_one_descriptor_names_a_buffer_to_a_controller_that_takes_them() -> None:
+    with opened({1: IMAGE}, Model(sgls=1)) as rig:
+        assert rig.controller.facts.sgls
+        queue, data = rig.queue(), rig.memory(5 * PAGE)
+        queue.submit(commands.read_stretch(1, 3, 5 * PAGE // BLOCK, data.bus.at(0), 5 * PAGE))
+        assert [completion.status for completion in rig.wait(queue)] == [0]
+        assert data.view[: 5 * PAGE] == IMAGE[3 * BLOCK : 3 * BLOCK + 5 * PAGE]
+    with pytest.raises(ValueError, match="no multiple of 4"):
+        commands.read_stretch(1, 0, 1, 0x1002, BLOCK)
+
+
 def test_a_read_longer_than_the_controller_allows_fails() -> None:
     with opened({1: IMAGE}, Model(mdts=2)) as rig:
         assert rig.controller.facts.max_transfer == 4 * PAGE

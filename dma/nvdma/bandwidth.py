@@ -57,25 +57,19 @@ def measure(
     Raises ValueError when block or depth do not fit arena and backend, and what `Backend.wait` raises.
     """
     _check(backend, arena, block, depth)
-    chosen_extents = _whole(sources) if extents is None else extents
-    reads = _reads(chosen_extents, block, backend.facts.alignment, limit)
+    chosen = _whole(sources) if extents is None else extents
     free = list(range(depth))  # slots of the arena; the tag of a read is its slot
+    reads = _reads(chosen, block, backend.facts.alignment, limit, free)
     nbytes = 0
     start = time.perf_counter()
     while True:
         if seconds is None or time.perf_counter() - start < seconds:
-            chosen = list(islice(reads, len(free)))
-            slots = [free.pop() for _ in chosen]
-            batch = [
-                Read(slot, extent.source, extent.offset, extent.length, slot * block)
-                for slot, extent in zip(slots, chosen, strict=True)
-            ]
-            backend.submit(batch)
+            backend.submit(list(islice(reads, len(free))))
         if not backend.in_flight:
             return Bandwidth(nbytes, time.perf_counter() - start)
-        for completion in backend.wait(WAIT_TIMEOUT_SECONDS):
-            nbytes += completion.nbytes
-            free.append(completion.tag)
+        for tag, done in backend.wait(WAIT_TIMEOUT_SECONDS):
+            nbytes += done
+            free.append(tag)
 
 
 def _check(backend: Backend, arena: Arena, block: int, depth: int) -> None:
@@ -95,14 +89,20 @@ def _whole(sources: Sequence[Source]) -> list[Extent]:
     return [Extent(number, 0, source.size) for number, source in enumerate(sources)]
 
 
-def _reads(extents: Sequence[Extent], block: int, alignment: int, limit: int | None) -> Iterator[Extent]:
-    """Blocks of ``extents`` in order; an extent's last is cut at its end, rounded up to ``alignment``."""
+def _reads(
+    extents: Sequence[Extent], block: int, alignment: int, limit: int | None, free: list[int]
+) -> Iterator[Read]:
+    """Blocks of ``extents`` in order, each into a slot taken from ``free``.
+
+    An extent's last is cut at its end, rounded up to ``alignment``.
+    """
     given = 0
     for extent in extents:
         end = -(-(extent.offset + extent.length) // alignment) * alignment
         for offset in range(extent.offset, end, block):
             if limit is not None and given >= limit:
                 return
-            length = min(block, end - offset)
+            length = block if block < end - offset else end - offset
             given += length
-            yield Extent(extent.source, offset, length)
+            slot = free.pop()
+            yield Read(slot, extent.source, offset, length, slot * block)

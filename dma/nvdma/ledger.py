@@ -10,10 +10,10 @@ import errno
 import fcntl
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from nvdma.errors import DmaError, InvalidRead, NothingInFlight, QueueFull, ReadError, ReadFailed, ShortRead
+from nvdma.errors import InvalidRead, NothingInFlight, QueueFull, ReadError, ReadFailed, ShortRead
 from nvdma.types import BackendFacts, Completion, Read, Source
 
 # A transient errno of a regular file is over after a few tries; an endless one becomes an error.
@@ -48,14 +48,18 @@ class Ledger:
     def __init__(self, facts: BackendFacts, sources: Sequence[Source], arena_nbytes: int) -> None:
         self._facts = facts
         self._sources = sources
+        self._sizes = [source.size for source in sources]
         self._arena_nbytes = arena_nbytes
         self._pending: dict[int, Pending] = {}
-        self._outcomes: deque[tuple[int, Completion | DmaError]] = deque()
+        # Outcomes in order: completions up to the first error, then each error with the completions that came after it.
+        self._completions: list[Completion] = []
+        self._errors: deque[tuple[ReadError, list[Completion]]] = deque()
 
     @property
     def in_flight(self) -> int:
         """Number of reads admitted and not handed out."""
-        return len(self._pending) + len(self._outcomes)
+        flying = len(self._pending) + len(self._completions)
+        return flying + sum(1 + len(behind) for _, behind in self._errors) if self._errors else flying
 
     @property
     def outstanding(self) -> int:
@@ -65,21 +69,15 @@ class Ledger:
     @property
     def has_outcomes(self) -> bool:
         """Whether `take` would hand something out or raise."""
-        return bool(self._outcomes)
+        return bool(self._completions or self._errors)
 
     def admit(self, reads: Sequence[Read]) -> list[Pending]:
         """Note all of ``reads``, or none: raises QueueFull or InvalidRead."""
         if self.in_flight + len(reads) > self._facts.depth:
             raise QueueFull(self._facts.depth, self.in_flight, len(reads))
-        tags = {tag for tag, _ in self._outcomes}
-        for read in reads:
-            if not 0 <= read.tag < TAG_LIMIT or read.tag in self._pending or read.tag in tags:
-                raise InvalidRead(f"tag {read.tag} is in flight already or outside 0..2**64-1")
-            self._check(read)
-            tags.add(read.tag)
-        admitted = [Pending(read, self._expected(read)) for read in reads]
-        self._pending.update((pending.read.tag, pending) for pending in admitted)
-        return admitted
+        admitted = self._checked(reads)
+        self._pending.update(admitted)
+        return list(admitted.values())
 
     def landed(self, tag: int, result: int) -> Pending | None:
         """Note ``result`` (bytes read, or a negative errno) of the last attempt at ``tag``.
@@ -92,30 +90,33 @@ class Ledger:
         pending.tries = 0
         pending.done += result
         if pending.done >= pending.expected:
-            self._finish(pending, Completion(tag, pending.expected))
+            self.arrived((pending,))
             return None
         # Direct I/O ends off the alignment only at the end of the file: going on from there would be EINVAL.
         if result == 0 or pending.done % self._facts.alignment:
-            self._finish(pending, self._short(pending))
+            self.refuse(tag, self._short(pending))
             return None
         return pending
 
+    def arrived(self, pendings: Iterable[Pending]) -> None:
+        """Note that these have all their bytes, in this order."""
+        waiting, completions = self._pending, self._errors[-1][1] if self._errors else self._completions
+        for pending in pendings:
+            tag = pending.read.tag
+            del waiting[tag]
+            completions.append(Completion(tag, pending.expected))
+
     def refuse(self, tag: int, error: ReadError) -> None:
         """Note that the read failed for good."""
-        self._finish(self._pending[tag], error)
+        del self._pending[tag]
+        self._errors.append((error, []))
 
     def take(self) -> list[Completion]:
         """Completions up to the first error; raises the error when it comes first."""
-        completions: list[Completion] = []
-        while self._outcomes:
-            outcome = self._outcomes[0][1]
-            if isinstance(outcome, DmaError):
-                if completions:
-                    break
-                self._outcomes.popleft()
-                raise outcome
-            self._outcomes.popleft()
-            completions.append(outcome)
+        if self._errors and not self._completions:
+            error, self._completions = self._errors.popleft()
+            raise error
+        completions, self._completions = self._completions, []
         return completions
 
     def check_waitable(self) -> None:
@@ -135,13 +136,11 @@ class Ledger:
     def clear(self) -> None:
         """Forget every read."""
         self._pending.clear()
-        self._outcomes.clear()
+        self._completions.clear()
+        self._errors.clear()
 
     def _path(self, read: Read) -> str:
         return self._sources[read.source].path
-
-    def _expected(self, read: Read) -> int:
-        return min(read.length, self._sources[read.source].size - read.offset)
 
     def _failed(self, pending: Pending, number: int) -> Pending | None:
         transient = number in (errno.EINTR, errno.EAGAIN)
@@ -152,26 +151,39 @@ class Ledger:
         error = ReadFailed(
             self._path(read), read.offset + pending.done, read.length - pending.done, number, tag=read.tag
         )
-        self._finish(pending, error)
+        self.refuse(read.tag, error)
         return None
 
     def _short(self, pending: Pending) -> ShortRead:
         read = pending.read
         return ShortRead(self._path(read), read.offset, pending.expected, pending.done, tag=read.tag)
 
-    def _finish(self, pending: Pending, outcome: Completion | DmaError) -> None:
-        del self._pending[pending.read.tag]
-        self._outcomes.append((pending.read.tag, outcome))
+    def _checked(self, reads: Sequence[Read]) -> dict[int, Pending]:
+        """What `admit` admits, by tag, in order. One pass with everything at hand: each read of a drive comes by."""
+        facts, sizes, room, waiting = self._facts, self._sizes, self._arena_nbytes, self._pending
+        alignment, max_read = facts.alignment, facts.max_read
+        ended = self._ended()
+        checked: dict[int, Pending] = {}
+        for read in reads:
+            tag, source, offset, length, target = read
+            if not 0 <= tag < TAG_LIMIT or tag in waiting or tag in checked or tag in ended:
+                raise InvalidRead(f"tag {tag} is in flight already or outside 0..2**64-1")
+            if not 0 <= source < len(sizes):
+                raise InvalidRead(f"tag {tag}: source {source} of {len(sizes)} does not exist")
+            left = sizes[source] - offset
+            if (offset < 0 or left <= 0 or not 0 < length <= max_read or not 0 <= target <= room - length
+                    or offset % alignment or length % alignment or target % alignment):
+                self._explain(read)
+            checked[tag] = Pending(read, length if length < left else left)
+        return checked
 
-    def _check(self, read: Read) -> None:
-        if not 0 <= read.source < len(self._sources):
-            raise InvalidRead(f"tag {read.tag}: source {read.source} of {len(self._sources)} does not exist")
-        alignment, size = self._facts.alignment, self._sources[read.source].size
-        right = (0 <= read.offset < size and 0 < read.length <= self._facts.max_read
-                 and 0 <= read.target <= self._arena_nbytes - read.length
-                 and not (read.offset % alignment or read.length % alignment or read.target % alignment))
-        if not right:
-            self._explain(read)
+    def _ended(self) -> set[int | None]:
+        """The tags of reads whose outcome was not handed out."""
+        tags: set[int | None] = {tag for tag, _ in self._completions}
+        for error, behind in self._errors:
+            tags.add(error.tag)
+            tags.update(tag for tag, _ in behind)
+        return tags
 
     def _explain(self, read: Read) -> None:
         """Raises InvalidRead saying what is wrong with it."""

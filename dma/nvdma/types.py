@@ -7,6 +7,7 @@ with, targets by their offset in the arena: no pointer and no descriptor travels
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 # The backend that drives queues of our own into memory of the host: who takes a drive must know when it is wanted.
 NVME_HOST = "nvme_host"
@@ -24,8 +25,8 @@ class Source:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+# Two of these are made for each command of a drive: a tuple takes 0.3 us, a frozen dataclass 0.9 us.
+class Read(NamedTuple):
     """``length`` bytes at ``offset`` of source number ``source`` go to byte ``target`` of the arena.
 
     ``tag`` (0 <= tag < 2**64) names the read in its completion and is unique among the reads in flight. The
@@ -40,8 +41,7 @@ class Read:
     target: int
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """Read ``tag`` is done: ``nbytes`` bytes of the file are in the arena (fewer than asked at its end)."""
 
     tag: int

@@ -70,6 +70,14 @@ def walk_prps(bus: Bus, prp1: int, prp2: int, nbytes: int, violations: list[str]
         yield from _walk_list(bus, prp2, left, violations)
 
 
+def walk_sgl(address: int, word: int, nbytes: int, violations: list[str]) -> Iterator[tuple[int, int]]:
+    """The one stretch of an SGL Data Block descriptor (Base Specification 2.0, section 4.1.2.1)."""
+    length, kind = word & 0xFFFFFFFF, word >> 32
+    if kind or length != nbytes or address % 4:
+        violations.append(f"descriptor of {length} bytes at {address:#x}, {kind:#x}, for a buffer of {nbytes}")
+    yield address, length
+
+
 def _walk_list(bus: Bus, address: int, left: int, violations: list[str]) -> Iterator[tuple[int, int]]:
     if address % 8:
         violations.append(f"a PRP list at {address:#x} is no multiple of 8")

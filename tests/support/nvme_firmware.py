@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from support.nvme_bus import PAGE, Bus, walk_prps
+from support.nvme_bus import PAGE, Bus, walk_prps, walk_sgl
 
 OK, INVALID_OPCODE, INVALID_FIELD, DATA_TRANSFER_ERROR, ABORT_REQUESTED = 0x00, 0x01, 0x02, 0x04, 0x07
 INVALID_NAMESPACE, SEQUENCE_ERROR, OUT_OF_RANGE = 0x0B, 0x0C, 0x80
@@ -71,6 +72,7 @@ class Model:
     rtd3e: int = 0
     queues: int = 8
     vectors: int = 4
+    sgls: int = 0
     serial: str = "S1"
 
 
@@ -101,13 +103,20 @@ class Firmware:
             raise Status(INVALID_FIELD)
         if first + count > image.blocks:
             raise Status(OUT_OF_RANGE)
-        for address, length in walk_prps(self.bus, command.prp1, command.prp2, nbytes, self.violations):
+        for address, length in self._stretches(command, nbytes):
             if command.opcode == 0x02:
                 self.bus.write(address, bytes(image.data[at : at + length]))
             else:
                 image.data[at : at + length] = self.bus.read(address, length)
             at += length
         return 0
+
+    def _stretches(self, command: Command, nbytes: int) -> Iterable[tuple[int, int]]:
+        if command.flags == 0x40 and self.model.sgls:
+            return walk_sgl(command.prp1, command.prp2, nbytes, self.violations)
+        if command.flags:
+            raise Status(INVALID_FIELD)
+        return walk_prps(self.bus, command.prp1, command.prp2, nbytes, self.violations)
 
     def identify(self, command: Command) -> int:
         """CNS 00h, 01h, 02h."""
@@ -150,6 +159,7 @@ class Firmware:
         answer[258], answer[259], answer[262] = 3, model.aerl, model.elpe
         answer[512], answer[513] = model.sqes, model.cqes
         struct.pack_into("<I", answer, 516, max(self.images, default=1))
+        struct.pack_into("<I", answer, 536, model.sgls)
         return answer
 
     @staticmethod

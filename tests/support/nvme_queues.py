@@ -85,7 +85,7 @@ class Queues:
             count -= 1
             command = Command.unpack(qid, self.firmware.bus.read(queue.base + 64 * queue.head, 64))
             queue.head = (queue.head + 1) % queue.size
-            if command.cid in queue.started or command.flags:
+            if command.cid in queue.started or (command.flags and not (qid and self.firmware.model.sgls)):
                 self.firmware.violations.append(f"queue {qid}: command {command.cid:#x} is there already, or has flags")
             queue.started.add(command.cid)
             ended += self._carry_out(command)

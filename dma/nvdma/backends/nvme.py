@@ -7,10 +7,10 @@ The drive writes where its commands point: into the arena (`nvme_host`), or into
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,11 +19,11 @@ from nvdma.errors import BackendUnavailable, CommandRefused, DeadlineExceeded, D
 from nvdma.ledger import Ledger, Pending
 from nvdma.nvme import commands
 from nvdma.nvme.drive import Drive
-from nvdma.nvme.identify import NamespaceFacts
-from nvdma.nvme.prp import prepare
-from nvdma.nvme.queue import Completion as CommandCompletion
+from nvdma.nvme.prp import in_one_piece, prepare
+from nvdma.nvme.queue import Prepared, prepared
+from nvdma.nvme.spec import Entries
 from nvdma.nvme.status import failure
-from nvdma.pci.dma import PAGE, BusAddresses
+from nvdma.pci.dma import PAGE, BusAddresses, Pages
 from nvdma.types import BackendFacts, Completion, Read, Source
 
 MAX_READ = 2 << 20
@@ -33,6 +33,9 @@ BYTES_A_LIST = 512 << 10
 # drive busy meanwhile, and what completed is answered with one doorbell.
 PART_SLEPT_OVER = 0.25
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 20e-6, 10e-3
+# A wait hands out so much of what a drive may have at once: the commands that follow are under way while we look at the
+# others. All at once, drive and caller would take turns.
+PART_HANDED_OUT = 0.5
 PACE_WEIGHT = 0.25
 # Silence after which a drive is asked whether it is still there: a register is slow to read.
 SILENCE_SECONDS = 0.05
@@ -49,62 +52,82 @@ class Place:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """A command under way: the read it is a part of, the page that its list has for this once, what an error names."""
+class _Stretch(NamedTuple):
+    """Where a source lies on its drive: from byte `offset` of namespace `nsid`, of so many bytes a block, on."""
 
-    pending: Pending
-    slot: int | None
-    lba: int
+    nsid: int
+    offset: int
+    block_bytes: int
 
 
 class _Lane:
-    """One drive with what is under way on it.
+    """One drive with the reads under way on it, by command. `places` of sources are on it, by the source's number.
 
     A streamer reads into the same places again and again: entries and lists of the first such commands are kept.
     """
 
-    def __init__(self, drive: Drive, target: BusAddresses) -> None:
+    def __init__(self, drive: Drive, target: BusAddresses, places: Mapping[int, Place]) -> None:
         self.drive = drive
-        self.target = target
-        self.flights: dict[int, _Flight] = {}
+        self.flights: dict[int, Pending] = {}
+        namespace = drive.controller.namespace
+        self._stretches = {source: _Stretch(place.nsid, place.offset, namespace(place.nsid).block_bytes)
+                           for source, place in places.items()}
+        self._target = target
         self._list_pages = drive.lists.bus.pages(0, drive.lists.nbytes).tolist()
         self._lists = np.frombuffer(drive.lists.view, np.uint64).reshape(len(self._list_pages), -1)
         self._free = list(range(drive.depth))
         self._spare = list(range(drive.depth, len(self._list_pages)))
-        self._kept: dict[tuple[int, int, int], bytes] = {}
+        self._kept: dict[tuple[int, int, int], Prepared] = {}
+        self._lent: dict[int, int] = {}  # the page of a list that is not kept, by the tag of its read
 
-    def submit(self, namespace: NamespaceFacts, offset: int, nbytes: int, pendings: Sequence[Pending]) -> None:
-        """Commands of `nbytes` each, for reads of a source at byte `offset` of the namespace; one doorbell."""
-        flights, entries = [], []
+    def submit(self, pendings: Sequence[Pending]) -> None:
+        """Commands for those of the reads whose source is on this drive; one doorbell."""
+        stretches, kept = self._stretches, self._kept
+        here, entries = [], []
         for pending in pendings:
-            entry, slot = self._entry(namespace, pending.read.target, nbytes)
-            lba = (offset + pending.read.offset) // namespace.block_bytes
-            flights.append(_Flight(pending, slot, lba))
-            entries.append((entry, lba))
-        self.flights.update(zip(self.drive.queue.submit_prepared(entries), flights, strict=True))
+            tag, source, offset, _, target = pending.read
+            if source not in stretches:
+                continue
+            nsid, first, block_bytes = stretches[source]
+            # What lies behind a source is another source's, or no block of the drive.
+            nbytes = -(-pending.expected // PAGE) * PAGE
+            entry = kept.get((nsid, target, nbytes)) or self._entry(tag, (nsid, target, nbytes), block_bytes)
+            here.append(pending)
+            entries.append((entry, (first + offset) // block_bytes))
+        self.flights.update(zip(self.drive.queue.submit_prepared(entries), here, strict=True))
 
-    def _entry(self, namespace: NamespaceFacts, target: int, nbytes: int) -> tuple[bytes, int | None]:
-        """The command's entry but for its block, and the page of its list, unless that is kept."""
-        key = (namespace.nsid, target, nbytes)
-        kept = self._kept.get(key)
-        if kept is None and self._spare:
-            kept = self._kept[key] = self._prepared(namespace, target, nbytes, self._spare.pop())
-        if kept is not None:
-            return kept, None
-        slot = self._free.pop()
-        return self._prepared(namespace, target, nbytes, slot), slot
+    def lba(self, read: Read) -> int:
+        """The first block of a read."""
+        _, first, block_bytes = self._stretches[read.source]
+        return (first + read.offset) // block_bytes
 
-    def _prepared(self, namespace: NamespaceFacts, target: int, nbytes: int, page: int) -> bytes:
-        prp1, prp2, listed = prepare(self.target.pages(target, nbytes), self._list_pages[page])
+    def _entry(self, tag: int, key: tuple[int, int, int], block_bytes: int) -> Prepared:
+        """The command for namespace, target and number of bytes, kept while there are pages for its list."""
+        nsid, target, nbytes = key
+        page = self._spare.pop() if self._spare else self._free.pop()
+        entry = prepared(self._command(nsid, self._target.pages(target, nbytes), nbytes // block_bytes, page))
+        if page >= self.drive.depth:
+            self._kept[key] = entry
+        else:
+            self._lent[tag] = page
+        return entry
+
+    def _command(self, nsid: int, pages: Pages, blocks: int, page: int) -> Entries:
+        # One descriptor in place of a list: the drive looks up one address, not one a page.
+        if self.drive.controller.facts.sgls and in_one_piece(pages):
+            return commands.read_stretch(nsid, 0, blocks, int(pages[0]), len(pages) * PAGE)
+        prp1, prp2, listed = prepare(pages, self._list_pages[page])
         self._lists[page, : len(listed)] = listed
-        return commands.read(namespace.nsid, 0, nbytes // namespace.block_bytes, prp1, prp2).tobytes()
+        return commands.read(nsid, 0, blocks, prp1, prp2)
 
-    def reap(self) -> list[tuple[_Flight, CommandCompletion]]:
-        """What has completed."""
-        done = [(self.flights.pop(found.cid), found) for found in self.drive.queue.reap()]
-        self._free += [flight.slot for flight, _ in done if flight.slot is not None]
-        return done
+    def landed(self, cid: int) -> Pending:
+        """The read whose command has completed."""
+        pending = self.flights.pop(cid)
+        if self._lent:
+            page = self._lent.pop(pending.read.tag, None)
+            if page is not None:
+                self._free.append(page)
+        return pending
 
     def close(self) -> None:
         """Lets go of the lists' memory."""
@@ -127,12 +150,14 @@ class NvmeBackend:
         self._sources = tuple(sources)
         self._arena = arena
         self._target = target or self._into_arena
+        self._placed = frozenset(source for source, place in enumerate(places) if place is not None)
         self._ledger = Ledger(self.facts, self._sources, arena.nbytes)
         self._lanes: list[_Lane] = []
         self._stack = ExitStack()
         self._is_open = False
         self._pace = 0.0  # seconds from one completion to the next, of late
         self._last = 0.0
+        self._most = depth
 
     @property
     def in_flight(self) -> int:
@@ -145,7 +170,7 @@ class NvmeBackend:
             raise RuntimeError("the backend is open already")
         try:
             with ExitStack() as stack:
-                self._lanes = [self._open_lane(drive, stack) for drive in self._drives]
+                self._lanes = [self._open_lane(number, stack) for number in range(len(self._drives))]
                 self._check_places()
                 self._stack = stack.pop_all()
         except BackendUnavailable:
@@ -157,26 +182,23 @@ class NvmeBackend:
         self.facts = replace(self.facts, max_read=min(MAX_READ, *limits),
                              depth=min(drive.depth for drive in self._drives))
         self._ledger = Ledger(self.facts, self._sources, self._arena.nbytes)
+        self._most = max(1, int(PART_HANDED_OUT * self.facts.depth))
         self._is_open = True
 
     def submit(self, reads: Sequence[Read]) -> None:
         """Start `reads`; see `Backend.submit`."""
         if not self._ledger.outstanding:
             self._last = time.monotonic()
-        alike: dict[tuple[Place, int], list[Pending]] = defaultdict(list)
-        for read in reads:
-            self._place(read.source)
-        for pending in self._ledger.admit(reads):
-            # What lies behind a source is another source's, or no block of the drive.
-            nbytes = -(-pending.expected // PAGE) * PAGE
-            alike[self._place(pending.read.source), nbytes].append(pending)
-        for (place, nbytes), pendings in alike.items():
-            lane = self._lanes[place.drive]
-            lane.submit(lane.drive.controller.namespace(place.nsid), place.offset, nbytes, pendings)
+        nowhere = {read.source for read in reads} - self._placed
+        if nowhere:
+            raise InvalidRead(f"source {min(nowhere)} is on none of the drives")
+        admitted = self._ledger.admit(reads)
+        for lane in self._lanes:
+            lane.submit(admitted)
 
     def poll(self) -> list[Completion]:
         """What has completed; see `Backend.poll`."""
-        self._reap()
+        self._reap(self.facts.depth)
         return self._ledger.take()
 
     def wait(self, timeout: float) -> list[Completion]:
@@ -185,15 +207,8 @@ class NvmeBackend:
         Raises DeviceGone and ControllerFatal as well, for all reads in flight: only closing is of use then.
         """
         self._ledger.check_waitable()
-        deadline = time.monotonic() + timeout
-        while not self._reap():
-            now = time.monotonic()
-            if now - self._last > SILENCE_SECONDS:
-                for lane in self._lanes:
-                    lane.drive.controller.check()
-            if now > deadline:
-                raise DeadlineExceeded(self._ledger.describe_outstanding(), timeout)
-            self._pause()
+        if not self._reap(self._most):
+            self._wait_until(time.monotonic() + timeout, timeout)
         return self._ledger.take()
 
     def close(self) -> None:
@@ -205,25 +220,31 @@ class NvmeBackend:
         self._stack.close()
         self._lanes = []
 
+    def _wait_until(self, deadline: float, timeout: float) -> None:
+        while not self._reap(self._most):
+            now = time.monotonic()
+            if now - self._last > SILENCE_SECONDS:
+                for lane in self._lanes:
+                    lane.drive.controller.check()
+            if now > deadline:
+                raise DeadlineExceeded(self._ledger.describe_outstanding(), timeout)
+            self._pause()
+
     def _pause(self) -> None:
         pause = PART_SLEPT_OVER * self._ledger.outstanding * self._pace
         time.sleep(min(max(pause, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS))
 
-    def _open_lane(self, drive: Drive, stack: ExitStack) -> _Lane:
+    def _open_lane(self, number: int, stack: ExitStack) -> _Lane:
+        drive = self._drives[number]
         target = self._target(drive, stack)
         drive.open(stack, self._arena.nbytes // BYTES_A_LIST)
-        lane = _Lane(drive, target)
+        here = {source: place for source, place in enumerate(self._places) if place and place.drive == number}
+        lane = _Lane(drive, target, here)
         stack.callback(lane.close)
         return lane
 
     def _into_arena(self, drive: Drive, stack: ExitStack) -> BusAddresses:
         return drive.access.map_memory(self._arena.view, self._arena.address, stack).bus
-
-    def _place(self, source: int) -> Place:
-        place = self._places[source] if 0 <= source < len(self._places) else None
-        if place is None:
-            raise InvalidRead(f"source {source} is on none of the drives")
-        return place
 
     def _check_places(self) -> None:
         for source, place in zip(self._sources, self._places, strict=True):
@@ -236,24 +257,30 @@ class NvmeBackend:
                     f"{source.path}: bytes {place.offset} to {end} are not on a namespace of {namespace.nbytes} bytes",
                     hint="the drive is not the one the model was imported onto: import it again")
 
-    def _reap(self) -> bool:
+    def _reap(self, most: int) -> bool:
         count = 0
         for lane in self._lanes:
-            done = lane.reap()
-            self._note(lane, done)
-            count += len(done)
+            count += self._note(lane, most)
         if count:
             now = time.monotonic()
             self._pace += PACE_WEIGHT * ((now - self._last) / count - self._pace)
             self._last = now
         return self._ledger.has_outcomes
 
-    def _note(self, lane: _Lane, done: Iterable[tuple[_Flight, CommandCompletion]]) -> None:
-        for flight, completion in done:
-            read = flight.pending.read
-            if not completion.status:
-                self._ledger.landed(read.tag, flight.pending.expected)
+    def _note(self, lane: _Lane, most: int) -> int:
+        found = lane.drive.queue.reap_plain(most)
+        arrived: list[Pending] = []
+        for cid, status, _ in found:
+            pending = lane.landed(cid)
+            if not status:
+                arrived.append(pending)
                 continue
-            cause = failure(completion.status, f"{lane.drive.name}: Read", lba=flight.lba)
+            # Outcomes are handed out in the order in which they came.
+            self._ledger.arrived(arrived)
+            arrived = []
+            read = pending.read
+            cause = failure(status, f"{lane.drive.name}: Read", lba=lane.lba(read))
             path = self._sources[read.source].path
             self._ledger.refuse(read.tag, CommandRefused(path, read.offset, cause, tag=read.tag))
+        self._ledger.arrived(arrived)
+        return len(found)

@@ -77,6 +77,19 @@ def read(nsid: int, lba: Numbers, blocks: Numbers, prp1: Numbers, prp2: Numbers)
     return _transfer(spec.READ, nsid, lba, blocks, (prp1, prp2))
 
 
+def read_stretch(nsid: int, lba: int, blocks: int, address: int, nbytes: int) -> Entries:
+    """The same into one stretch of `nbytes` at bus address `address`, for controllers that take SGLs.
+
+    The data pointer is an SGL Data Block descriptor (Base Specification 2.0, section 4.1.2.1): address, length, and a
+    last byte of zero for its type. Raises ValueError for an address that is no multiple of 4.
+    """
+    if address % 4:
+        raise ValueError(f"bus address {address:#x} is no multiple of 4")
+    entry = read(nsid, lba, blocks, address, nbytes)
+    entry["flags"] = spec.FLAGS_PSDT.put(1)
+    return entry
+
+
 def write(nsid: int, lba: Numbers, blocks: Numbers, prp1: Numbers, prp2: Numbers) -> Entries:
     """Write (NVM Command Set Specification 1.0, section 3.2.6): `blocks` from `lba` on, from what the PRPs point at."""
     return _transfer(spec.WRITE, nsid, lba, blocks, (prp1, prp2))

@@ -18,7 +18,7 @@ from nvdma.nvme.identify import (
     parse_namespace,
 )
 from nvdma.nvme.power import Power
-from nvdma.nvme.queue import Completion, QueuePair
+from nvdma.nvme.queue import Completion, QueuePair, completion_entries
 from nvdma.nvme.spec import Entries
 from nvdma.pci.dma import PAGE, DmaMemory
 from nvdma.pci.mmio import Registers
@@ -130,7 +130,8 @@ class Controller:
         if entries > largest or not free:
             raise ControllerRefused(f"{self.name}: no queue of {entries} entries; it has {self.queue_limit} queues of "
                                     f"up to {largest}, {len(free)} of them free", hint="use fewer or smaller queues")
-        queue = QueuePair(free[0], entries, self._registers, memory, stride=self._stride, name=self.name)
+        queue = QueuePair(free[0], entries, self._registers, memory, stride=self._stride, name=self.name,
+                          completions=min(completion_entries(entries), largest))
         with ExitStack() as undo:
             undo.callback(queue.close)
             queue.open()
@@ -216,11 +217,11 @@ class Controller:
         self.namespaces = tuple(namespaces)
 
     def _announce(self, queue: QueuePair, vector: int | None) -> None:
-        qid, entries = queue.qid, queue.entries
-        self._run(commands.create_completion_queue(qid, entries, queue.completion_ring, vector),
+        qid = queue.qid
+        self._run(commands.create_completion_queue(qid, queue.completions, queue.completion_ring, vector),
                   f"Create I/O Completion Queue {qid}")
         try:
-            self._run(commands.create_submission_queue(qid, entries, queue.submission_ring),
+            self._run(commands.create_submission_queue(qid, queue.entries, queue.submission_ring),
                       f"Create I/O Submission Queue {qid}")
         except CommandFailed:
             self._run(commands.delete_completion_queue(qid), f"Delete I/O Completion Queue {qid}")

@@ -27,7 +27,8 @@ class ControllerFacts:
     """A controller, as Identify (section 5.17.2.1) tells it; what counts from zero there counts from one here.
 
     `max_transfer` is in bytes a command, None when there is no limit. `namespaces` is the largest namespace identifier.
-    `shutdown_seconds` is how long a normal shutdown may take, 0 when it is not said.
+    `sgls`: a Scatter Gather List may name a buffer, in place of PRPs. `shutdown_seconds` is how long a normal shutdown
+    may take, 0 when it is not said.
     """
 
     serial: str
@@ -40,6 +41,7 @@ class ControllerFacts:
     aborts: int
     async_events: int
     volatile_write_cache: bool
+    sgls: bool
     shutdown_seconds: float
 
 
@@ -71,6 +73,7 @@ def parse_controller(data: bytes, name: str) -> ControllerFacts:
         namespaces=int(found["nn"]), error_entries=int(found["elpe"]) + 1, aborts=int(found["acl"]) + 1,
         async_events=int(found["aerl"]) + 1,
         volatile_write_cache=bool(spec.VWC_PRESENT.get(int(found["vwc"]))),
+        sgls=spec.SGLS_SUPPORT.get(int(found["sgls"])) in (1, 2),
         shutdown_seconds=int(found["rtd3e"]) / 1e6,
     )
 

@@ -33,3 +33,8 @@ def prepare(pages: Pages, list_page: int) -> tuple[int, int, Pages]:
     if count == 2:
         return int(pages[0]), int(pages[1]), pages[:0]
     return int(pages[0]), list_page, pages[1:]
+
+
+def in_one_piece(pages: Pages) -> bool:
+    """Whether each page, shape (n,) of bus addresses, follows the one before: one descriptor could name them all."""
+    return bool((np.diff(pages) == PAGE).all())

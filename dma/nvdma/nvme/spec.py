@@ -135,6 +135,9 @@ SQE = dtype_of(SQE_BYTES, {
     "cdw11": ("<u4", 44), "cdw12": ("<u4", 48), "cdw13": ("<u4", 52), "cdw14": ("<u4", 56), "cdw15": ("<u4", 60),
 })
 
+# Byte 1 of it, bits 7:6 (PSDT): 1 when the data pointer is an SGL descriptor.
+FLAGS_PSDT = Field(6, 2)
+
 # Completion Queue Entry, section 3.3.3.2: as four double words, of which these fields matter.
 CQE_CID = Field(0, 16)  # double word 3
 CQE_PHASE = Field(16, 1)
@@ -148,8 +151,9 @@ STATUS_DNR = Field(14, 1)  # do not retry
 IDENTIFY_CONTROLLER = dtype_of(4096, {
     "sn": ("S20", 4), "mn": ("S40", 24), "fr": ("S8", 64), "mdts": ("u1", 77), "ver": ("<u4", 80),
     "rtd3e": ("<u4", 88), "acl": ("u1", 258), "aerl": ("u1", 259), "elpe": ("u1", 262), "sqes": ("u1", 512),
-    "cqes": ("u1", 513), "nn": ("<u4", 516), "vwc": ("u1", 525),
+    "cqes": ("u1", 513), "nn": ("<u4", 516), "vwc": ("u1", 525), "sgls": ("<u4", 536),
 })
+SGLS_SUPPORT = Field(0, 2)  # 0: none; 1: of any alignment; 2: of whole double words
 ENTRY_SIZE_MIN = Field(0, 4)  # of sqes and cqes: required, 1 << n bytes
 ENTRY_SIZE_MAX = Field(4, 4)
 VWC_PRESENT = Field(0, 1)  # a volatile write cache

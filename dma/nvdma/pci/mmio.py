@@ -1,6 +1,7 @@
 """How are a device's registers read, written and waited for?
 
-Loads and stores of registers are single and aligned: ctypes compiles each to one instruction of that width. x86 keeps
+Loads and stores of registers are single and aligned: an item of a memoryview is one instruction of its width. (A value
+of ctypes is not: it is loaded before it is stored, and each doorbell would wait for the device's answer.) x86 keeps
 their order; elsewhere a mapping of device memory (nGnRE on Arm) does. A write may still be on its way when it returns
 (it is posted): reading any register of the device pushes it there.
 """
@@ -37,29 +38,31 @@ class MappedRegisters:
     """The registers at virtual `address`, `nbytes` of them; whoever mapped them keeps the mapping."""
 
     def __init__(self, address: int, nbytes: int) -> None:
-        self._address = address
-        self._nbytes = nbytes
+        window = memoryview((ctypes.c_char * (nbytes & ~7)).from_address(address)).cast("B")
+        self._nbytes = window.nbytes
+        self._words = window.cast("I")
+        self._long_words = window.cast("Q")
 
     def read32(self, offset: int) -> int:
         """See Registers."""
-        return ctypes.c_uint32.from_address(self._at(offset, 4)).value
+        return self._words[self._index(offset, 4)]
 
     def read64(self, offset: int) -> int:
         """See Registers."""
-        return ctypes.c_uint64.from_address(self._at(offset, 8)).value
+        return self._long_words[self._index(offset, 8)]
 
     def write32(self, offset: int, value: int) -> None:
         """See Registers."""
-        ctypes.c_uint32.from_address(self._at(offset, 4)).value = value
+        self._words[self._index(offset, 4)] = value
 
     def write64(self, offset: int, value: int) -> None:
         """See Registers."""
-        ctypes.c_uint64.from_address(self._at(offset, 8)).value = value
+        self._long_words[self._index(offset, 8)] = value
 
-    def _at(self, offset: int, width: int) -> int:
+    def _index(self, offset: int, width: int) -> int:
         if offset % width or not 0 <= offset <= self._nbytes - width:
             raise ValueError(f"register {offset:#x} of {width} bytes is not in a window of {self._nbytes:#x}")
-        return self._address + offset
+        return offset // width
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, waited_for: str) -> None:

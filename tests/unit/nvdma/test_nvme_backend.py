@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from nvdma.arena import Arena
-from nvdma.backends.nvme import BYTES_A_LIST, NvmeBackend, Place
+from nvdma.backends.nvme import BYTES_A_LIST, NvmeBackend, Place, Target
 from nvdma.errors import (
     BackendUnavailable,
     CommandRefused,
@@ -21,6 +21,7 @@ from nvdma.errors import (
     UnknownCompletion,
 )
 from nvdma.nvme.drive import Drive
+from nvdma.pci.dma import BusAddresses, Scattered
 from nvdma.types import Read, Source
 from support.nvme_access import ScriptedAccess
 from support.nvme_device import ScriptedDevice
@@ -50,7 +51,7 @@ class Bench:
 
 
 def bench(stack: ExitStack, models: list[Model], block: int = 512, nbytes: int = 64 * PAGE,
-          arena_bytes: int = 64 * PAGE) -> Bench:
+          arena_bytes: int = 64 * PAGE, target: Target | None = None) -> Bench:
     """Closed yet."""
     devices = [ScriptedDevice({1: Image(bytearray(content(nbytes, seed)), block)}, model)
                for seed, model in enumerate(models)]
@@ -59,7 +60,7 @@ def bench(stack: ExitStack, models: list[Model], block: int = 512, nbytes: int =
     drives = [Drive(access, f"nvme{number}", DEPTH) for number, access in enumerate(accesses)]
     sources = [Source(-1, f"part-{number}", 32 * PAGE) for number in range(len(models))]
     places = [Place(number, 1, PAGE) for number in range(len(models))]
-    return Bench(devices, accesses, arena, NvmeBackend("nvme_host", drives, places, sources, arena))
+    return Bench(devices, accesses, arena, NvmeBackend("nvme_host", drives, places, sources, arena, target=target))
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def test_a_namespace_that_is_too_short_is_refused() -> None:
 
 @pytest.mark.parametrize(("model", "block"), [
     (Model(), 512), (Model(), 4096), (Model(dstrd=3), 512), (Model(mdts=0), 512), (Model(mdts=1), 4096),
-    (Model(mqes=DEPTH), 512)])
+    (Model(mqes=DEPTH), 512), (Model(sgls=1), 512), (Model(sgls=2), 4096)])
 def test_bytes_are_right_on_controllers_of_all_makes(model: Model, block: int) -> None:
     with ExitStack() as stack:
         made = bench(stack, [model], block)
@@ -157,6 +158,23 @@ def test_bytes_are_right_on_controllers_of_all_makes(model: Model, block: int) -
         made.backend.submit(made.reads(DEPTH))
         assert sorted(outcome(made)[0]) == list(range(DEPTH))
         assert made.arena.view[: DEPTH * PAGE] == content(64 * PAGE, 0)[PAGE : (DEPTH + 1) * PAGE]
+        assert made.devices[0].violations == [] and made.devices[0].bus.faults == []
+
+
+def test_pages_that_lie_apart_are_listed_for_a_controller_that_takes_descriptors() -> None:
+    with ExitStack() as stack:
+
+        def backwards(drive: Drive, inner: ExitStack) -> BusAddresses:
+            mapped = drive.access.map_memory(made.arena.view, made.arena.address, inner).bus
+            return Scattered(mapped.pages(0, made.arena.nbytes)[::-1].copy())
+
+        made = bench(stack, [Model(sgls=1)], target=backwards)
+        made.backend.open()
+        stack.callback(made.backend.close)
+        made.backend.submit([Read(0, 0, 0, 4 * PAGE, 0)])
+        assert outcome(made) == ([0], [])
+        pages = [bytes(made.arena.view[at : at + PAGE]) for at in range(63 * PAGE, 59 * PAGE, -PAGE)]
+        assert b"".join(pages) == content(64 * PAGE, 0)[PAGE : 5 * PAGE]
         assert made.devices[0].violations == [] and made.devices[0].bus.faults == []
 
 
@@ -176,6 +194,14 @@ def test_one_doorbell_a_batch(opened: Bench) -> None:
     before = opened.devices[0].accesses
     opened.backend.submit(opened.reads(DEPTH))
     assert opened.devices[0].accesses == before + 1
+
+
+def test_what_completes_at_once_is_handed_out_in_parts_so_that_commands_follow_early(opened: Bench) -> None:
+    opened.backend.submit(opened.reads(DEPTH))
+    first = [completion.tag for completion in opened.backend.wait(SECONDS)]
+    assert first == list(range(DEPTH // 2))
+    opened.backend.submit(opened.reads(2))
+    assert [completion.tag for completion in opened.backend.poll()] == [*range(DEPTH // 2, DEPTH), 0, 1]
 
 
 def test_commands_into_places_seen_before_bring_what_is_asked_for_now() -> None:

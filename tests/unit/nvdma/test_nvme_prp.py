@@ -61,3 +61,9 @@ def test_what_a_controller_would_misread_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=what):
         prp.prepare(pages, list_page)
+
+
+@pytest.mark.parametrize(("pages", "expected"), [((5,), True), ((5, 6, 7), True), ((5, 7), False), ((6, 5), False),
+                                                 ((5, 6, 6), False)])
+def test_pages_in_one_piece_are_those_that_follow_each_other(pages: tuple[int, ...], expected: bool) -> None:
+    assert prp.in_one_piece(addresses(*pages)) is expected

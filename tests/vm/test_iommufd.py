@@ -8,7 +8,9 @@ import pytest
 
 from vm import lab
 from vm.lab import Guest
-from vm.test_guests import PYTEST, SECONDS, hardware
+from vm.test_guests import PYTEST, hardware
+
+SECONDS = 300.0
 
 
 @pytest.mark.vm

@@ -173,6 +173,12 @@ def test_after_a_kill_nothing_lands_any_more_and_the_kernel_reads_the_same_bytes
     assert first_bytes(drive, 4 * MIB) == content
 
 
+def entries(address: PciAddress) -> int:
+    """Of the IOMMU's table for a function: one for 2 MiB, or one for a page (drivers/iommu/intel/debugfs.c)."""
+    table = Path(f"/sys/kernel/debug/iommu/intel/{address}/domain_translation_struct").read_text()
+    return sum(line.startswith("0x") for line in table.splitlines())
+
+
 def test_addresses_are_aligned_as_memory_is_and_free_again_once_it_is_gone(drive: PciAddress) -> None:
     hand_over(drive, "vfio-pci")
     with ExitStack() as stack:
@@ -184,6 +190,7 @@ def test_addresses_are_aligned_as_memory_is_and_free_again_once_it_is_gone(drive
         first = access.map_memory(large.view, large.address, later).bus.at(0)
         assert begin > 0 and first > 0 and first % HUGE_PAGE == 0
         assert begin + small.nbytes <= first or first + large.nbytes <= begin
+        assert entries(drive) == 3 + large.nbytes // HUGE_PAGE, large.notes
         later.close()
         assert access.map_memory(large.view, large.address, stack).bus.at(0) == first
 

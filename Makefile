@@ -7,7 +7,7 @@ VENV := .venv/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast lint proto bench bench-streaming bench-kernels bench-engine bench-nvme llamacpp deb install uninstall clean setup-demo \
-  setup-test setup-lab setup-image lab-packages vm-test
+  setup-test setup-lab setup-image lab-packages lab-kernel vm-test
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -26,6 +26,9 @@ setup-image: setup-lab
 
 lab-packages: ## installs QEMU and what the guests need, as root, with apt-get
 	@$(PYTHON) scripts/setup_lab.py packages
+
+lab-kernel: ## builds the kernel with iommufd that its guest needs, once; no other test waits for it
+	@$(PYTHON) scripts/lab_kernel.py
 
 demo: setup-demo ## a real model answers while its weights stream from disk, under a ceiling smaller than the model
 	@$(VENV)/python scripts/demo.py

@@ -1,4 +1,4 @@
-"""Where may tests of the hardware side run? On the host they boot guests; those of `guest/` run inside one."""
+"""Where may tests of the hardware side run? On the host they boot guests; those of `guest*/` run inside one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from vm import lab
 
 IN_GUEST = "NVSTREAMD_GUEST" in os.environ
-collect_ignore = [] if IN_GUEST else ["guest"]
+collect_ignore = [] if IN_GUEST else ["guest", "guest_iommufd"]
 
 
 @pytest.fixture

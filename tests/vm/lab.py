@@ -20,6 +20,8 @@ from random import Random
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "build/lab"
+# A kernel with iommufd, as scripts/lab_kernel.py leaves it.
+IOMMUFD_KERNEL = LAB / "iommufd/bzImage"
 MIB = 1 << 20
 SECTOR, PAGE = 512, 4096
 # What QEMU says when a device reaches memory that its IOMMU does not translate, and what the guest's kernel says.
@@ -104,10 +106,14 @@ class Result:
 
 @dataclass(slots=True)
 class Guest:
-    """A guest of this hardware; each `run` boots it anew. The guest sees `folder` under the same name, writable."""
+    """A guest of this hardware; each `run` boots it anew. The guest sees `folder` under the same name, writable.
+
+    `own_kernel` is one that has everything built in; without it Debian's is booted, with its modules.
+    """
 
     folder: Path
     hardware: Hardware = field(default_factory=Hardware)
+    own_kernel: Path | None = None
 
     def run(self, job: str, seconds: float) -> Result:
         """Boots, runs a shell script as root, powers off; `seconds` for all of it."""
@@ -116,8 +122,9 @@ class Guest:
         for name in ("status", "output", "dmesg"):
             (share / name).unlink(missing_ok=True)
         (share / "job").write_text(_wrapped(job, share))
+        image, modules = (self.own_kernel, "none") if self.own_kernel else (kernel(), "auto")
         command = [
-            sys.executable, "-m", "virtme.commands.run", "--kimg", str(kernel()), "--mods", "auto", "--disable-kvm",
+            sys.executable, "-m", "virtme.commands.run", "--kimg", str(image), "--mods", modules, "--disable-kvm",
             "--force-9p", "--disable-microvm", "--cpus", "2", "--memory", self.hardware.memory, "--name", "lab",
             "--rwdir", str(self.folder), "--script-sh", f"bash {shlex.quote(str(share / 'job'))}",
         ]

@@ -71,7 +71,7 @@ class Container:
             fcntl.ioctl(self.fd, IOMMU_MAP_DMA, MAP_DMA.pack(MAP_DMA.size, READ_WRITE, address, iova, nbytes))
         except OSError as error:
             if error.errno in (errno.ENOMEM, errno.ENOSPC):
-                raise _not_pinned(nbytes, error) from error
+                raise not_pinned(nbytes, error) from error
             raise VfioError(f"mapping {nbytes} bytes for the device failed: {error.strerror}") from error
         stack.callback(self._unmap, iova, nbytes)
         return Contiguous(iova)
@@ -105,7 +105,8 @@ def parse_iova_ranges(info: bytes) -> list[IovaRange]:
     raise VfioError("the kernel does not say which addresses its IOMMU translates", hint="use Linux 5.15 or later")
 
 
-def _not_pinned(nbytes: int, error: OSError) -> ArenaExhausted:
+def not_pinned(nbytes: int, error: OSError) -> ArenaExhausted:
+    """The kernel would not pin `nbytes` for this process; the hint has its limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     allowed = "no limit" if limit == resource.RLIM_INFINITY else f"{limit} bytes"
     return ArenaExhausted(f"pinning {nbytes} bytes for the device failed: {error.strerror}",

@@ -60,7 +60,7 @@ class FakeKernel(System):
         self.late = 0
         self._looks = 0
 
-    def boot(self, boot_id: str = "boot-1", override: str = "(null)", power: str = "on",
+    def boot(self, boot_id: str = "boot-1", override: str = "(null)", power: str | None = "on",
              drives: tuple[str, ...] = (ADDRESS,)) -> None:
         """The state after a start of the machine; files outside sysfs and procfs stay."""
         for tree in ("sys", "proc", "dev"):
@@ -70,12 +70,13 @@ class FakeKernel(System):
         for address in drives:
             self.plug(address, override, power)
 
-    def plug(self, address: str = ADDRESS, override: str = "(null)", power: str = "on") -> None:
-        """A drive that has just been found on the bus."""
+    def plug(self, address: str = ADDRESS, override: str = "(null)", power: str | None = "on") -> None:
+        """A drive that has just been found on the bus; without `power` by a kernel that has no power management."""
         home = f"{DEVICES}/{address}"
         for name, value in (("class", "0x010802"), ("vendor", "0x1b36"), ("device", "0x0010"),
                             ("driver_override", override), ("power/control", power)):
-            self._put(f"{home}/{name}", value)
+            if value is not None:
+                self._put(f"{home}/{name}", value)
         if self.has_iommu:
             self._link(f"{home}/iommu_group", f"../../kernel/iommu_groups/{address[5:7]}")
         self._attach(address, "nvme")

@@ -10,7 +10,7 @@ from nvdma.backend import Backend
 from nvdma.backends.nvme import NvmeBackend, Place
 from nvdma.errors import DmaError
 from nvdma.nvme.drive import Drive
-from nvdma.pci.access import BY_MODULE, access_of, descriptor_count
+from nvdma.pci.access import BY_IOMMUFD, BY_MODULE, access_of, descriptor_count
 from nvdma.select import Factory, Sample
 from nvdma.types import NVME_HOST, UNTRANSLATED, Source
 from nvstreamd.engine.describe import ModelFile
@@ -20,6 +20,8 @@ from nvstreamd.weights.manifest import DriveHome
 from nvstreamd.wire.engine_pb2 import ClaimedDrive
 
 DEPTH = 32
+# What is not as usual.
+NOTES = {BY_MODULE: UNTRANSLATED, BY_IOMMUFD: "through iommufd: the kernel has no VFIO containers"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,8 @@ class ClaimedFile(OpenFile):
 class ClaimedDrives:
     """The drives that came with a load command, by their serial numbers; none is started yet.
 
-    `notes` are for status. Raises ProtocolError when descriptors and drives do not fit.
+    `notes` are for status. Raises ProtocolError when descriptors and drives do not fit, StorageError for a drive that
+    cannot be had.
     """
 
     def __init__(self, given: Sequence[ClaimedDrive], fds: Sequence[int]) -> None:
@@ -53,9 +56,11 @@ class ClaimedDrives:
             self.drives = {each.serial: _drive(each, left) for each in given}
         except ValueError as error:
             raise ProtocolError(str(error)) from error
+        except DmaError as error:
+            raise StorageError(error.what, error.hint) from error
         if left:
             raise ProtocolError(f"{len(left)} descriptors came that are of none of the {len(given)} drives")
-        self.notes = tuple(f"drive {each.serial}: {UNTRANSLATED}" for each in given if each.way == BY_MODULE)
+        self.notes = tuple(f"drive {each.serial}: {NOTES[each.way]}" for each in given if each.way in NOTES)
 
     def __bool__(self) -> bool:
         return bool(self.drives)

@@ -1,6 +1,7 @@
 """How is a drive that we took opened, so that a process without privilege can drive it?
 
-By its driver: VFIO where an IOMMU keeps the drive to memory that it was shown, our module where there is none.
+By its driver: VFIO where an IOMMU keeps the drive to memory that it was shown, our module where there is none. Of
+VFIO's two interfaces the older one, containers, unless the kernel has iommufd alone.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nvdma.errors import DmaError
-from nvdma.pci.access import BY_MODULE, BY_VFIO
+from nvdma.pci.access import BY_IOMMUFD, BY_MODULE, BY_VFIO
 from nvdma.pci.address import PciAddress
+from nvdma.pci.iommufd_open import has_iommufd, open_cdev
 from nvdma.pci.kmod import KmodAccess, open_node
-from nvdma.pci.vfio_open import open_function
+from nvdma.pci.vfio_open import has_containers, open_function
 from nvdma.pci.vfio_request import watch
 from nvstreamd.errors import HardwareError
 from nvstreamd.hardware.steps import NVSTREAM
@@ -61,8 +63,13 @@ class VfioDrive:
 
     def open(self, passed: ExitStack, kept: ExitStack) -> OpenedDrive:
         """See HeldDrive."""
+        address = PciAddress.parse(self.address)
         with _named(self.serial):
-            opened = open_function(PciAddress.parse(self.address), passed)
+            # A container also maps a peer's BAR, and every kernel that we know has it.
+            if has_iommufd(address) and not has_containers():
+                cdev = open_cdev(address, passed)
+                return OpenedDrive(BY_IOMMUFD, (cdev.iommufd, cdev.device), watch(cdev.device, kept))
+            opened = open_function(address, passed)
             return OpenedDrive(BY_VFIO, (opened.container, opened.device), watch(opened.device, kept))
 
 

@@ -228,10 +228,12 @@ def steps_to_take(system: System, function: PciFunction, *, loaded_for_us: bool 
     `loaded_for_us`: that the module is loaded is another claim's doing, and the last of them unloads it.
     """
     address, driver = str(function.address), driver_for(function)
+    # A function that sleeps answers nothing; vfio-pci would put it to sleep whenever nobody has it open. Without power
+    # management (CONFIG_PM) there is nothing to set.
+    awake = () if function.power is None else (SetAttribute(address, "power/control", "on", function.power),)
     return (
         LoadModule(driver, is_loaded(system, driver) and not loaded_for_us),
-        # A function that sleeps answers nothing; vfio-pci would put it to sleep whenever nobody has it open.
-        SetAttribute(address, "power/control", "on", function.power or "on"),
+        *awake,
         Unbind(address, function.driver or "", len(nodes_of(system, function.address))),
         SetAttribute(address, "driver_override", driver, function.driver_override or ""),
         Bind(address, driver),

@@ -160,7 +160,7 @@ class ClaimedDrive(_message.Message):
     address: _builtins.str
     """PCI address, for messages."""
     way: _builtins.str
-    """"vfio": a container and a device; "nvstream": a file of our module, where no IOMMU is before the drive."""
+    """"vfio": a container and a device; "iommufd": an iommufd and a device; "nvstream": a file of our module, where no IOMMU is before the drive."""
     def __init__(
         self,
         *,

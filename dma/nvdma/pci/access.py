@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nvdma.pci.dma import BusAddresses, DmaMemory
+from nvdma.pci.iommufd import IommufdAccess
 from nvdma.pci.kmod import KmodAccess
 from nvdma.pci.mmio import Registers
 from nvdma.pci.vfio import Container, Device
 from nvdma.pci.window import Window, map_window
 
-# By which descriptors a process has a function: a container and a device of VFIO's, a file of our module's.
-BY_VFIO, BY_MODULE = "vfio", "nvstream"
+# By which descriptors a process has a function: a container and a device of VFIO's, an iommufd and a device of VFIO's,
+# a file of our module's.
+BY_VFIO, BY_IOMMUFD, BY_MODULE = "vfio", "iommufd", "nvstream"
 
 
 class Access(Protocol):
@@ -67,14 +69,18 @@ class VfioAccess:
 
 def descriptor_count(way: str) -> int:
     """How many descriptors a function takes that is opened so. Raises ValueError for a way that is none."""
-    counts = {BY_VFIO: 2, BY_MODULE: 1}
+    counts = {BY_VFIO: 2, BY_IOMMUFD: 2, BY_MODULE: 1}
     if way not in counts:
         raise ValueError(f"{way!r} is no way to have a function: {', '.join(counts)}")
     return counts[way]
 
 
 def access_of(way: str, fds: Sequence[int]) -> Access:
-    """The function behind descriptors that were opened, perhaps in another process. Raises ValueError."""
+    """The function behind descriptors that were opened, perhaps in another process. Raises ValueError and VfioError."""
     if len(fds) != descriptor_count(way):
         raise ValueError(f"{len(fds)} descriptors are not the {descriptor_count(way)} of {way}")
-    return KmodAccess(fds[0]) if way == BY_MODULE else VfioAccess(Container(fds[0]), Device(fds[1]))
+    if way == BY_MODULE:
+        return KmodAccess(fds[0])
+    if way == BY_IOMMUFD:
+        return IommufdAccess.attach(fds[0], fds[1])
+    return VfioAccess(Container(fds[0]), Device(fds[1]))

@@ -54,6 +54,11 @@ def _check_driver(address: PciAddress) -> None:
         raise VfioError(f"{address} is held by {driver}, not by vfio-pci", hint="claim it first: `nvstreamd claim`")
 
 
+def has_containers() -> bool:
+    """Whether the kernel has VFIO's containers, which `open_function` needs; newer ones may have iommufd alone."""
+    return CONTAINER_PATH.exists()
+
+
 def open_function(address: PciAddress, stack: ExitStack) -> Opened:
     """Opens container and device of a function in an address space of its own; `stack` closes both."""
     _check_driver(address)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from nvdma.pci.access import VfioAccess
 from nvdma.pci.kmod import KmodAccess
 from nvstreamd.engine.claimed import ClaimedDrives
-from nvstreamd.errors import ProtocolError
+from nvstreamd.errors import ProtocolError, StorageError
 from nvstreamd.wire.engine_pb2 import ClaimedDrive
 
 FIRST = ClaimedDrive(serial="LAB0", address="0000:01:00.0", way="vfio")
@@ -27,6 +29,12 @@ def test_a_drive_without_an_iommu_is_told_of_in_status() -> None:
     (note,) = ClaimedDrives([FIRST, SECOND], [10, 11, 12]).notes
     assert note.startswith("drive LAB1: no IOMMU") and "all of this machine's memory" in note
     assert not ClaimedDrives([FIRST], [10, 11]).notes and not ClaimedDrives([], []).notes
+
+
+def test_a_drive_that_cannot_be_had_is_an_error_of_the_storage() -> None:
+    """Neither descriptor is an iommufd."""
+    with Path("/dev/null").open("rb") as null, pytest.raises(StorageError, match="address space"):
+        ClaimedDrives([ClaimedDrive(serial="LAB0", way="iommufd")], [null.fileno(), null.fileno()])
 
 
 @pytest.mark.parametrize(("given", "fds"), [

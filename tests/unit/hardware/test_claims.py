@@ -91,6 +91,16 @@ def test_without_an_iommu_a_drive_is_our_modules_and_only_where_that_is_allowed(
     assert kernel.state() == before and not claims.journal.records()
 
 
+def test_a_kernel_without_power_management_has_nothing_to_set(tmp_path: Path) -> None:
+    kernel, claims = machine(tmp_path)
+    kernel.boot(power=None)
+    before = kernel.state()
+    record = claim(kernel, claims)
+    assert kernel.state() == {**CLAIMED, "power": None}
+    claims.release(record)
+    assert kernel.state() == before
+
+
 def test_a_drive_with_an_iommu_goes_through_it_whatever_is_allowed(tmp_path: Path) -> None:
     kernel, claims = machine(tmp_path)
     kernel.boot()

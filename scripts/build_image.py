@@ -58,6 +58,10 @@ Options=trans=virtio,version=9p2000.L,msize=262144
 """
 
 
+class Unreachable(Exception):
+    """The bare system cannot be had now."""
+
+
 def say(text: str) -> None:
     """One line on what is being done."""
     print(f"build-image: {text}", file=sys.stderr, flush=True)
@@ -122,7 +126,7 @@ def bare() -> Path:
 
 
 def fetched() -> Path:
-    """The bare system, made when it is not there."""
+    """The bare system, made when it is not there. Raises Unreachable."""
     archive = bare()
     if not archive.exists():
         say(f"fetching Debian's {RELEASE}")
@@ -130,8 +134,10 @@ def fetched() -> Path:
             older.unlink()
         partial = archive.with_suffix(".partial.tar")
         included = f"--include={','.join(packages())}"
-        subprocess.run(["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", included, *OPTIONS, *proxies(),
-                        RELEASE, partial, "-"], input=sources(), text=True, check=True)
+        made = subprocess.run(["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", included, *OPTIONS,
+                               *proxies(), RELEASE, partial, "-"], input=sources(), text=True, check=False)
+        if made.returncode:
+            raise Unreachable(f"mmdebstrap ended with status {made.returncode} (can Debian's mirror be reached?)")
         partial.rename(archive)
     return archive
 
@@ -168,7 +174,7 @@ def prepare(root: Path) -> None:
 
 
 def make() -> None:
-    """The image, as a whole or not at all."""
+    """The image, as a whole or not at all. Raises Unreachable."""
     stamp = ready()
     package, archive = build_deb.build(), fetched()
     say("installing the package into an image")
@@ -191,10 +197,13 @@ def main() -> None:
     why = missing()
     if sys.argv[1:] == ["check"]:
         sys.exit(why or (None if ready().exists() else f"no image of this tree in {SERVICE} (make setup-image)"))
+    try:
+        if not why and not ready().exists():
+            make()
+    except Unreachable as error:
+        why = str(error)
     if why:
         say(f"{why}: the service will not be tested on a machine with systemd")
-    elif not ready().exists():
-        make()
 
 
 if __name__ == "__main__":

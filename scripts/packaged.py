@@ -68,7 +68,7 @@ def stage(tree: Path, prefix: str = "/usr", pythons: Sequence[str] = PYTHONS) ->
     _place(ROOT / "systemd/nvstreamd.sysusers", home / "lib/sysusers.d/nvstreamd.conf")
     _place(ROOT / "systemd/nvstreamd.tmpfiles", home / "lib/tmpfiles.d/nvstreamd.conf")
     _place(ROOT / "systemd/nvstreamd.toml", tree / CONFIG)
-    _place(ROOT / "systemd/noiommu.conf", home / "share/doc/nvstreamd/noiommu.conf")
+    _place(ROOT / "systemd/noiommu.conf", home / "lib/nvstreamd/noiommu.conf")
     _place(ROOT / "README.md", home / "share/doc/nvstreamd/README.md")
     _place(ROOT / "LICENSE", home / "share/doc/nvstreamd/copyright")
     # DKMS looks nowhere else.

@@ -67,9 +67,9 @@ class Arena:
             mapping = mmap.mmap(-1, self.nbytes + padding, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             with ExitStack() as undo:
                 undo.callback(mapping.close)
-                refusal = self._advise(mapping)
                 start = _address_of(mapping)
                 skip = -start % self.alignment
+                refusal = self._advise(mapping, skip)
                 _populate(mapping, skip, self.nbytes)
                 undo.pop_all()
         except (OSError, OverflowError) as error:
@@ -105,14 +105,18 @@ class Arena:
     ) -> None:
         self.close()
 
-    def _advise(self, mapping: mmap.mmap) -> str:
+    def _advise(self, mapping: mmap.mmap, begin: int) -> str:
         """Returns why there are no huge pages, if they were refused."""
         # open(2): direct I/O into a private mapping and fork(2) do not go together without MADV_DONTFORK.
         mapping.madvise(mmap.MADV_DONTFORK)
-        if not self._huge_pages:
+        whole = self.nbytes // HUGE_PAGE * HUGE_PAGE
+        if not self._huge_pages or not whole:
             return ""
         try:
-            mapping.madvise(mmap.MADV_HUGEPAGE)
+            mapping.madvise(mmap.MADV_HUGEPAGE, begin, whole)
+            # One for the rest would reach past it: more memory than the arena is said to take.
+            if whole < self.nbytes:
+                mapping.madvise(mmap.MADV_NOHUGEPAGE, begin + whole, self.nbytes - whole)
         except OSError as error:
             return f"huge pages are not in use: {error.strerror}; {REMEDY}"
         return ""

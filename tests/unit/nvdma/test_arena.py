@@ -100,6 +100,25 @@ def test_what_of_huge_pages_was_given_is_said() -> None:
             assert note == f"{min(given, 4 * MIB) >> 20} of the arena's 4 MiB are in huge pages"
 
 
+def resident(begin: int, end: int) -> int:
+    """Bytes in memory of this process' mappings that overlap a range (proc_pid_smaps(5))."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head = line.split(" ")[0]
+        if "-" in head:
+            first, last = (int(part, 16) for part in head.split("-"))
+            inside = first < end and begin < last
+        elif inside and head == "Rss:":
+            total += int(line.split()[1]) << 10
+    return total
+
+
+def test_no_huge_page_reaches_past_the_end() -> None:
+    """It would be memory that the budget does not count."""
+    with Arena(3 * MIB, huge_pages=True) as arena:
+        assert resident(arena.address, arena.address + arena.nbytes) == 3 * MIB
+
+
 def test_an_arena_below_a_huge_page_takes_no_more_than_it_needs() -> None:
     with Arena(MIB, huge_pages=True) as arena:
         assert arena.alignment == 4096 and huge_bytes(arena.address) == 0

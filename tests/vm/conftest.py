@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 from pathlib import Path
 
@@ -11,6 +12,13 @@ from vm import lab
 
 IN_GUEST = "NVSTREAMD_GUEST" in os.environ
 collect_ignore = [] if IN_GUEST else ["guest", "guest_iommufd"]
+
+
+@pytest.fixture(scope="session", autouse=not IN_GUEST)
+def compiled() -> None:
+    """Guests see our sources, and cannot keep what they compile: every process there would do it anew, for seconds."""
+    for folder in ("clients/python", "daemon", "dma", "tests"):
+        compileall.compile_dir(lab.ROOT / folder, quiet=1)
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def let_everybody_run_python(scratch: Path) -> None:
             continue
         kept = scratch / "interpreter"
         kept.mkdir()
-        for command in (["mount", "--bind", below, kept], ["mount", "-t", "tmpfs", "-o", "mode=755", "none", closed],
-                        ["mkdir", below], ["mount", "--bind", kept, below]):
+        for command in (["mount", "--rbind", below, kept], ["mount", "-t", "tmpfs", "-o", "mode=755", "none", closed],
+                        ["mkdir", below], ["mount", "--rbind", kept, below]):
             subprocess.run(command, check=True)
         return

@@ -7,7 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
 
-from nvdma.pci.dma import PAGE, Contiguous, DmaMemory
+import numpy as np
+
+from nvdma.pci.dma import PAGE, BusAddresses, Contiguous, DmaMemory, Scattered
 from nvdma.pci.mmio import Registers
 from support.nvme_device import ScriptedDevice
 
@@ -26,10 +28,13 @@ class ScriptedAccess:
 
     def map_memory(self, view: memoryview, address: int, stack: ExitStack) -> DmaMemory:
         """See Access."""
-        own = view[:]
-        memory = self.device.bus.share(DmaMemory(own, address, Contiguous(next(self._stretches))))
-        stack.callback(self._unmap, memory)
-        return memory
+        return self._share(view, address, Contiguous(next(self._stretches)), stack)
+
+    def map_window(self, view: memoryview, address: int, stack: ExitStack) -> BusAddresses:
+        """Shows it memory that stands for a window of a peer's BAR: each page elsewhere, none beside another."""
+        places = np.random.default_rng(view.nbytes).permutation(-(-view.nbytes // PAGE)).astype(np.uint64)
+        pages = np.uint64(next(self._stretches)) + places * np.uint64(2 * PAGE)
+        return self._share(view, address, Scattered(pages), stack).bus
 
     def map_registers(self, stack: ExitStack) -> Registers:
         """See Access."""
@@ -44,6 +49,11 @@ class ScriptedAccess:
         """See Access."""
         self.resets += 1
         self.device.reset_function()
+
+    def _share(self, view: memoryview, address: int, bus: BusAddresses, stack: ExitStack) -> DmaMemory:
+        memory = self.device.bus.share(DmaMemory(view[:], address, bus))
+        stack.callback(self._unmap, memory)
+        return memory
 
     def _unmap(self, memory: DmaMemory) -> None:
         assert not self.device.is_running() or self.resets, "memory is taken away from a controller that runs"

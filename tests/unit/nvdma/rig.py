@@ -21,6 +21,7 @@ from nvdma.backends.pread import PreadBackend
 from nvdma.backends.uring import UringBackend
 from nvdma.errors import ReadError
 from nvdma.nvme.drive import Drive
+from nvdma.pci.dma import BusAddresses
 from nvdma.types import Completion, Read, Source
 from support.nvme_access import ScriptedAccess, Sparse, pages_of
 from support.nvme_device import ScriptedDevice
@@ -30,9 +31,11 @@ from support.nvme_firmware import Model
 PAGE = 4096
 MIB = 1 << 20
 SECONDS = 20.0
-KINDS = ("pread", "uring", "uring-unregistered", "memory", "nvme_host")
 # Those that read files, which can be cut, be closed and fail with an errno.
-FILE_KINDS = KINDS[:-1]
+FILE_KINDS = ("pread", "uring", "uring-unregistered", "memory")
+# Into the arena's memory; into a window of a peer's, for which the same memory stands.
+DRIVE_KINDS = ("nvme_host", "nvme_vram")
+KINDS = FILE_KINDS + DRIVE_KINDS
 
 
 def pattern(nbytes: int, seed: int = 1) -> bytes:
@@ -55,13 +58,20 @@ class ScriptedDrive:
             self.content.put(self.end + at, data)
         self.end += pages_of(size) + PAGE
 
-    def backend(self, sources: Sequence[Source], arena: Arena, depth: int, max_read: int, endless: bool) -> Backend:
+    def backend(self, name: str, sources: Sequence[Source], arena: Arena, depth: int, max_read: int,
+                endless: bool) -> Backend:
         """A closed backend; its controller transfers at most `max_read` bytes a command."""
         mdts = (max_read // PAGE).bit_length() - 1 if max_read < 2 * MIB else 0
         device = ScriptedDevice({1: DriveImage(self.content)}, Model(mdts=mdts))
         device.script.manual = endless
-        drive = Drive(ScriptedAccess(device), "nvme7", depth)
-        return NvmeBackend("nvme_host", [drive], [self.places[source.path] for source in sources], sources, arena)
+        access = ScriptedAccess(device)
+
+        def window(_: Drive, stack: ExitStack) -> BusAddresses:
+            return access.map_window(arena.view, arena.address, stack)
+
+        places = [self.places[source.path] for source in sources]
+        return NvmeBackend(name, [Drive(access, "nvme7", depth)], places, sources, arena,
+                           target=window if name == "nvme_vram" else None)
 
 
 @dataclass
@@ -141,7 +151,8 @@ class Rig:
                 self.images, sources, arena, depth, max_read=max_read, script=script
             ),
         }
-        makers["nvme_host"] = lambda: self.drive.backend(sources, arena, depth, max_read, bool(endless))
+        if self.kind in DRIVE_KINDS:
+            return self.drive.backend(self.kind, sources, arena, depth, max_read, bool(endless))
         return makers[self.kind]()
 
 

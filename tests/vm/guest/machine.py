@@ -25,10 +25,15 @@ def controllers() -> dict[str, PciAddress]:
     deadline = time.monotonic() + SECONDS
     while True:
         found = {(path / "serial").read_text().strip(): PciAddress.parse((path / "address").read_text().strip())
-                 for path in Path("/sys/class/nvme").glob("nvme*")}
+                 for path in Path("/sys/class/nvme").glob("nvme*") if is_live(path)}
         if len(found) == 2:
             return found
         assert time.monotonic() < deadline, f"the kernel knows {found} only"
+
+
+def is_live(controller: Path) -> bool:
+    """Whether the kernel's driver knows a controller by now; its serial number is empty, or an error, before."""
+    return (controller / "state").read_text().strip() == "live"
 
 
 def driver(address: PciAddress) -> str | None:

@@ -20,6 +20,7 @@ from nvstreamd.hardware.facts import Link, NvmeController
 
 # A probe of a scratch file: the option --probe without a file.
 SCRATCH = ""
+UNKNOWN, MOST_LANES = float("inf"), 32
 
 
 def examine(config: Config, claims: Claims, policy: Policy, probed: str | None = None) -> Report:
@@ -68,7 +69,14 @@ def _slow_link(controller: NvmeController) -> Reason | None:
 
 
 def _is_below(link: Link) -> bool:
-    return (_number(link.speed) < _number(link.max_speed)) or (_number(link.width) < _number(link.max_width))
+    pairs = (_number(link.speed), _number(link.max_speed)), (_lanes(link.width), _lanes(link.max_width))
+    return any(now < best < UNKNOWN for now, best in pairs)
+
+
+def _lanes(text: str) -> float:
+    """Emulated links have 0 lanes now and 255 at most (PCIe has 1 to 32)."""
+    lanes = _number(text)
+    return lanes if 1 <= lanes <= MOST_LANES else UNKNOWN
 
 
 def _number(text: str) -> float:
@@ -76,4 +84,4 @@ def _number(text: str) -> float:
     try:
         return float(text.split(maxsplit=1)[0])
     except (ValueError, IndexError):
-        return float("inf")
+        return UNKNOWN

@@ -59,6 +59,16 @@ def test_the_head_names_a_link_that_is_slower_than_the_drive(tmp_path: Path) -> 
     assert "IOMMU         none at work\n" in text and "    note: the link of 0000:01:00.0" in text
 
 
+def test_an_emulated_link_is_not_complained_of(tmp_path: Path) -> None:
+    """As QEMU's drives have them."""
+    machine = examined("small-box", tmp_path)
+    link = {"current_link_speed": "Unknown", "max_link_speed": "Unknown", "current_link_width": "0",
+            "max_link_width": "255"}
+    for name, text in link.items():
+        machine.put(f"sys/bus/pci/devices/0000:01:00.0/{name}", text)
+    assert head(host(machine.system, ROOT)).slow_links == ()
+
+
 def test_a_link_that_says_nothing_is_not_complained_of(tmp_path: Path) -> None:
     machine = examined("small-box", tmp_path)
     for name in ("current_link_speed", "current_link_width"):

@@ -63,6 +63,8 @@ def stage(tree: Path, prefix: str = "/usr", pythons: Sequence[str] = PYTHONS) ->
     _link(home / "bin/nvstream", "../lib/nvstreamd/venv/bin/nvstream")
     _link(home / "sbin/nvstreamd", "../lib/nvstreamd/venv/bin/nvstreamd")
     _adapt("setup", home / "lib/nvstreamd/setup", prefix, 0o755)
+    _place(ROOT / "systemd/volume-id", home / "lib/nvstreamd/volume-id", 0o755)
+    _adapt("nvstreamd.rules", home / "lib/udev/rules.d/61-nvstreamd.rules", prefix)
     for unit in UNITS:
         _adapt(unit, home / "lib/systemd/system" / unit, prefix)
     _place(ROOT / "systemd/nvstreamd.sysusers", home / "lib/sysusers.d/nvstreamd.conf")

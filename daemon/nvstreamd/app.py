@@ -10,7 +10,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 from nvstreamd.api import server
@@ -18,13 +18,14 @@ from nvstreamd.api.front import Front, public_socket
 from nvstreamd.api.guard import Guard
 from nvstreamd.api.permissions import Permissions
 from nvstreamd.config import Config
-from nvstreamd.errors import ConfigError, NvstreamError
+from nvstreamd.errors import ConfigError, HardwareError, NvstreamError
 from nvstreamd.hardware.blocks import DriveStore
 from nvstreamd.hardware.claims import Claims
 from nvstreamd.hardware.eligibility import policy_of
 from nvstreamd.hardware.holder import ClaimHolder
 from nvstreamd.hardware.journal import Journal
 from nvstreamd.hardware.system import System
+from nvstreamd.supervisor.arrivals import Arrivals
 from nvstreamd.supervisor.catalog import Catalog
 from nvstreamd.supervisor.model import ServedModel
 from nvstreamd.supervisor.ways import Hardware
@@ -51,9 +52,9 @@ class App:
         self.health = server.Health()
         self.guard = Guard(Permissions(config.admin_group))
         policy, journal = policy_of(config), Journal(config.claims)
-        system = system or System()
-        self.holder = ClaimHolder(Claims(system, journal), policy)
-        hardware = Hardware(DriveStore(system, policy, journal), self.holder)
+        self.system = system or System()
+        self.holder = ClaimHolder(Claims(self.system, journal), policy)
+        hardware = Hardware(DriveStore(self.system, policy, journal), self.holder)
         self.catalog = Catalog(config, hardware, self._model_changed)
         self._background: set[asyncio.Task[None]] = set()
 
@@ -71,9 +72,11 @@ class App:
             await server.start(private / "grpc.sock", self.guard, self.catalog, self.health, stack)
             await Front(listener, private / "grpc.sock").start(stack)
             log.info("listening on %s", listener.getsockname())
-            self._spawn(self._load_configured())
-            notify("READY=1")
-            await stop.wait()
+            with ExitStack() as listening:
+                self._listen_for_drives(listening)
+                self._spawn(self.catalog.load_configured())
+                notify("READY=1")
+                await stop.wait()
             await self._drain()
 
     def _listener(self, stack: AsyncExitStack) -> socket.socket:
@@ -96,14 +99,18 @@ class App:
             # Models on other drives, and in files, are served all the same.
             log.error("a drive is not given back: %s", error)
 
-    async def _load_configured(self) -> None:
-        """Loads the configured models, one after the other: each may take what those before it left."""
-        for model in self.config.models:
-            try:
-                await self.catalog.load(model.name, model.budget, model.kv_budget, None)
-            except NvstreamError as error:
-                # The others are served all the same; `nvstream models` shows this one with the reason.
-                log.error("model %s is not served: %s", model.name, error)
+    def _listen_for_drives(self, stack: ExitStack) -> None:
+        """A drive may be found by the kernel after our start, or be plugged in later."""
+        if not self.config.drives:
+            return
+        try:
+            Arrivals(self.system.uevents(), self._drives_came).start(stack)
+        except HardwareError as error:
+            log.warning("a drive that comes later is not noticed: %s", error)
+
+    def _drives_came(self) -> None:
+        for model in self.catalog.served.values():
+            self._spawn(self.catalog.return_to_drives(model))
 
     async def _drain(self) -> None:
         """Takes no new calls, and lets open streams end."""

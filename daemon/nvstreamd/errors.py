@@ -33,6 +33,10 @@ class NotFound(NvstreamError):
     status = "NOT_FOUND"
 
 
+class DriveMissing(NotFound):
+    """A drive is not there, or not all of it yet. Its model moves to it when it comes (supervisor.arrivals)."""
+
+
 class PermissionDenied(NvstreamError):
     """The caller's uid may not do this (see api.permissions)."""
 

@@ -13,8 +13,8 @@ import pytest
 
 from nvstream.v1 import models_pb2 as models
 from nvstream.v1.models_pb2 import Placement
-from support.daemon import DEADLINE, Collected, Daemon, running
-from support.machines import load
+from support.daemon import DEADLINE, Collected, Daemon, running_on
+from support.machines import load_blank
 from support.random_gguf import tiny
 from unit.weights.models import make
 
@@ -22,19 +22,13 @@ MIB = 1 << 20
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 PROMPT = [1, 5, 9, 2]
 DRIVES = ["LAB0", "LAB1"]
-TESTS = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lab's machine, both drives blank; files stand in for their block devices."""
     root = tmp_path_factory.mktemp("machine")
-    load("qemu-q35", root)
-    (root / "answers/blkid/nvme1n1").write_text("2\n")
-    (root / "dev").mkdir(exist_ok=True)
-    for name in ("nvme0n1", "nvme1n1"):
-        with (root / "dev" / name).open("wb") as disk:
-            disk.truncate(64 * MIB)
+    load_blank(root, 64 * MIB)
     return root
 
 
@@ -52,9 +46,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, machine: Path, source: Path
     named = "".join(f'[[drives]]\nserial = "{serial}"\n' for serial in DRIVES)
     config.write_text(f'claims = "{directory}/claims"\nmodel_directories = ["{source.parent}"]\n'
                       f"{named}")
-    environment = {"NVSTREAM_MACHINE": str(machine), "PYTHONPATH": str(TESTS)}
-    with running(directory, "--config", str(config), module="support.recorded_daemon",
-                 environment=environment) as started:
+    with running_on(machine, directory, "--config", str(config)) as started:
         yield started
 
 

@@ -26,6 +26,7 @@ from nvstream.v1.status_pb2 import EngineStatus, GetStatusRequest
 from nvstream.v1.status_pb2_grpc import StatusStub
 
 DEADLINE = 120.0
+TESTS = Path(__file__).resolve().parents[1]
 
 
 @dataclass(slots=True)
@@ -166,3 +167,11 @@ def running(directory: Path, *arguments: str, environment: dict[str, str] | None
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=DEADLINE)
+
+
+@contextmanager
+def running_on(machine: Path, directory: Path, *arguments: str) -> Iterator[Daemon]:
+    """A daemon on a machine that is a tree of files (support.recorded_daemon)."""
+    environment = {"NVSTREAM_MACHINE": str(machine), "PYTHONPATH": str(TESTS)}
+    with running(directory, *arguments, environment=environment, module="support.recorded_daemon") as daemon:
+        yield daemon

@@ -8,6 +8,8 @@ from pathlib import Path
 from nvstreamd.hardware.record import ANSWERS, LINK, PRESENT, answer_of, unescape
 from nvstreamd.hardware.system import Ran, System
 
+# A FIFO of a machine that a daemon runs on: a byte in it is an uevent that says that a disk came.
+UEVENTS = "uevents"
 MACHINES = Path(__file__).resolve().parents[1] / "fixtures/machines"
 
 
@@ -37,6 +39,17 @@ class Recorded(System):
 def load(name: str, root: Path) -> Recorded:
     """The files of one of our machines below `root`."""
     return load_tree((MACHINES / f"{name}.tree").read_text(), root)
+
+
+def load_blank(root: Path, disk_bytes: int) -> None:
+    """The lab's machine below `root`, both drives blank: files stand in for their block devices."""
+    load("qemu-q35", root)
+    (root / "answers/blkid/nvme1n1").write_text("2\n")
+    (root / "dev").mkdir(exist_ok=True)
+    os.mkfifo(root / UEVENTS)
+    for name in ("nvme0n1", "nvme1n1"):
+        with (root / "dev" / name).open("wb") as disk:
+            disk.truncate(disk_bytes)
 
 
 def load_tree(tree: str, root: Path) -> Recorded:

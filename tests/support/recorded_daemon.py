@@ -14,7 +14,8 @@ from nvstreamd.__main__ import arguments, overrides
 from nvstreamd.app import App
 from nvstreamd.config import load_config
 from nvstreamd.hardware.system import Ran
-from support.machines import Recorded
+from nvstreamd.hardware.uevents import Uevents
+from support.machines import UEVENTS, Recorded
 
 
 class WithoutVfio(Recorded):
@@ -25,6 +26,26 @@ class WithoutVfio(Recorded):
         if command == ("modprobe", "vfio-pci"):
             return Ran(1, "modprobe: FATAL: Module vfio-pci not found")
         return super().run(*command)
+
+    def uevents(self) -> Uevents:
+        """See System."""
+        return PipedUevents(self.root / UEVENTS)
+
+
+class PipedUevents:
+    """See Uevents. A byte in a FIFO is a disk that came."""
+
+    def __init__(self, path: Path) -> None:
+        # For writing as well: a FIFO that nobody writes to is at its end, and readable, all the time.
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def fileno(self) -> int:
+        """See Uevents."""
+        return self._fd
+
+    def disk_came(self) -> bool:
+        """See Uevents."""
+        return bool(os.read(self._fd, 4096))
 
 
 if __name__ == "__main__":

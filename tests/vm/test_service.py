@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -69,7 +70,12 @@ STEPS = {
         sha256sum < /dev/$(disk {SPARE}) > /root/content
         cat >> /etc/nvstreamd/nvstreamd.toml <<'END'{CONFIGURED_MODEL}END
         systemctl stop nvstreamd.service""",
-    "drive": f"systemctl start nvstreamd.service; ask packed {TOKENS}; as_alice models get packed --json",
+    "named": f"""until lsblk --noheadings --output FSTYPE,UUID /dev/$(disk {SPARE}) | grep nvstreamd; do :; done
+        udevadm info --query property --property UDISKS_IGNORE --value /dev/$(disk {SPARE})""",
+    "missing": f"""echo 1 > /sys/bus/pci/devices/{SPARE}/remove; systemctl start nvstreamd.service
+        ask packed {TOKENS}; as_alice models get packed --json""",
+    "drive": f"""echo 1 > /sys/bus/pci/rescan; until [ "$(driver {SPARE})" = vfio-pci ]; do :; done
+        ask packed {TOKENS}; as_alice models get packed --json""",
     "taken": f"driver {SPARE}; driver {USED}",
     "kill": f"systemctl kill --signal KILL nvstreamd.service; ask packed {TOKENS}; driver {SPARE}",
     "drain": f"""ask packed {MORE_TOKENS} > /root/stream & stream=$!
@@ -167,6 +173,20 @@ def test_a_drive_with_somebodys_files_is_refused(course: Course) -> None:
     for step, reason in {"file_system": "ext4", "mounted": "mounted at /srv/data"}.items():
         assert course.step(step).status == PRECONDITION and reason in course.step(step).output
     assert course.output("taken").split()[1] == "nvme"
+
+
+@pytest.mark.vm
+def test_others_see_that_the_drive_is_not_empty(course: Course) -> None:
+    kind, uuid, ignored = course.output("named").split()
+    assert (kind, ignored) == ("nvstreamd", "1") and UUID(uuid)
+
+
+@pytest.mark.vm
+def test_a_model_whose_drive_is_not_there_is_served_from_its_file(course: Course) -> None:
+    found = course.output("missing")
+    (model,) = events(found, "model")
+    assert "nvme_host given up: no NVMe drive has serial LAB0" in str(model["placement"]["notes"]), model
+    assert tokens(found) == tokens(course.output("file"))
 
 
 @pytest.mark.vm

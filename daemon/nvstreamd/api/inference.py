@@ -88,6 +88,6 @@ class Inference(InferenceServicer):
 
     def _check_queue(self, model: ServedModel) -> None:
         most = self.catalog.config.max_running + self.catalog.config.max_queued
-        if len(model.streams) >= most:
-            raise QuotaExceeded(f"{len(model.streams)} requests are running or queued for {model.order.name}",
+        if len(model.calls.streams) >= most:
+            raise QuotaExceeded(f"{len(model.calls.streams)} requests are running or queued for {model.order.name}",
                                 "try again later", field="queue")

@@ -7,8 +7,8 @@ import os
 from contextlib import ExitStack
 
 from nvdma.pci.address import PciAddress
-from nvstreamd.errors import ClaimRefused, DriveInUse, HardwareError, NotFound
-from nvstreamd.hardware.drives import NAMESPACE
+from nvstreamd.errors import ClaimRefused, DriveInUse, DriveMissing, HardwareError
+from nvstreamd.hardware.drives import NAMESPACE, serial_of
 from nvstreamd.hardware.eligibility import Policy, Refusal, not_to_spare
 from nvstreamd.hardware.facts import NVME_CLASS, Machine, NvmeController
 from nvstreamd.hardware.functions import functions, path_of
@@ -32,8 +32,8 @@ class DriveStore:
     def open_block(self, serial: str, nsid: int, *, write: bool, stack: ExitStack) -> OpenFile:
         """A namespace's block device; `stack` closes it. To write, it is opened for us alone.
 
-        Raises NotFound for a drive that is not there, DriveInUse for one that is claimed or that somebody else has,
-        ClaimRefused with every reason against it, HardwareError when it cannot be opened.
+        Raises DriveMissing for a drive or a namespace that is not there, DriveInUse for one that is claimed or that
+        somebody else has, ClaimRefused with every reason against it, HardwareError when it cannot be opened.
         """
         if serial not in self.policy.serials:
             reason = Refusal("not_named", f"no [[drives]] entry of the configuration names serial {serial[:40]!r}",
@@ -76,7 +76,7 @@ class DriveStore:
     def _disk(self, serial: str, nsid: int) -> str:
         """The name of the kernel's disk."""
         drives = [each.address for each in functions(self.system) if each.class_code == NVME_CLASS]
-        found = [address for address in drives if self._read(address, "serial") == serial]
+        found = [address for address in drives if serial_of(self.system, address) == serial]
         if not found:
             raise self._missing(serial)
         if len(found) > 1:
@@ -85,22 +85,17 @@ class DriveStore:
         for name in self._disks(found[0]):
             if self.system.read(f"sys/class/block/{name}/nsid") == str(nsid):
                 return name
-        raise NotFound(f"drive {serial} has no namespace {nsid} that the kernel shows", "`nvme list` shows what it has")
+        raise DriveMissing(f"drive {serial} has no namespace {nsid} that the kernel shows",
+                           "`nvme list` shows what it has")
 
     def _disks(self, address: PciAddress) -> list[str]:
         home = path_of(address, "nvme")
         names = [name for each in self.system.names(home) for name in self.system.names(f"{home}/{each}")]
         return [name for name in names if NAMESPACE.fullmatch(name)]
 
-    def _read(self, address: PciAddress, attribute: str) -> str | None:
-        home = path_of(address, "nvme")
-        for name in self.system.names(home):
-            return self.system.read(f"{home}/{name}/{attribute}")
-        return None
-
-    def _missing(self, serial: str) -> NotFound | DriveInUse:
+    def _missing(self, serial: str) -> DriveMissing | DriveInUse:
         for record in self.journal.records():
             if record.serial == serial:
                 return DriveInUse(f"drive {serial} is claimed: the kernel has no block device of it",
                                   f"unload the model that uses it; one claimed by hand: nvstreamd release {serial}")
-        return NotFound(f"no NVMe drive has serial {serial}", "`nvstreamd drives` lists those that are there")
+        return DriveMissing(f"no NVMe drive has serial {serial}", "`nvstreamd drives` lists those that are there")

@@ -25,6 +25,14 @@ def controllers(system: System, found: tuple[PciFunction, ...]) -> tuple[NvmeCon
     return tuple(_controller(system, each, used) for each in found if each.class_code == NVME_CLASS)
 
 
+def serial_of(system: System, address: PciAddress) -> str | None:
+    """A controller's serial number, which the kernel's driver knows; None while that does not have it."""
+    home = path_of(address, "nvme")
+    for name in system.names(home):
+        return system.read(f"{home}/{name}/serial")
+    return None
+
+
 def disks_of(system: System, address: PciAddress) -> tuple[str, ...]:
     """Names of the disks that the kernel's driver makes of a controller, and of their partitions."""
     return tuple(name for disk in _whole_disks(system, address) for name in (disk, *partitions_of(system, disk)))

@@ -10,9 +10,10 @@ from contextlib import ExitStack
 from typing import Protocol
 
 from nvdma.types import UNTRANSLATED
-from nvstreamd.errors import DriveInUse, NotFound, NvstreamError
+from nvstreamd.errors import DriveInUse, DriveMissing, NvstreamError
 from nvstreamd.hardware.claims import Claims
 from nvstreamd.hardware.eligibility import Policy
+from nvstreamd.hardware.facts import Machine, NvmeController
 from nvstreamd.hardware.held import HeldDrive, held_drive
 from nvstreamd.hardware.inventory import take
 from nvstreamd.hardware.journal import Record
@@ -43,7 +44,7 @@ class ClaimHolder:
         self._lock = threading.Lock()
 
     def hold(self, serials: Sequence[str], stack: ExitStack) -> Sequence[HeldDrive]:
-        """See Holder. Raises ClaimRefused, NotFound, DriveInUse or HardwareError."""
+        """See Holder. Raises ClaimRefused, DriveMissing, DriveInUse or HardwareError."""
         with ExitStack() as own:
             held = []
             for serial in serials:
@@ -59,7 +60,7 @@ class ClaimHolder:
                 with self._lock:
                     self._check_not_taken(serial)
                     self._shared[serial] += 1
-                own.callback(self._shared.subtract, [serial])
+                own.callback(self._unshare, serial)
             stack.enter_context(own.pop_all())
 
     def recover(self) -> None:
@@ -75,14 +76,16 @@ class ClaimHolder:
         self._taken.add(serial)
         stack.callback(self._taken.discard, serial)
         machine = take(self.claims.system)
-        for controller in machine.controllers:
-            if controller.serial == serial:
-                record = self.claims.claim(controller, self.claims.plan(controller, machine, self.policy))
-                stack.callback(self._release, record)
-                if record.driver == NVSTREAM:
-                    log.warning("drive %s: %s", serial, UNTRANSLATED)
-                return held_drive(serial, str(record.address), record.driver)
-        raise NotFound(f"no NVMe drive has serial {serial}", "`nvstreamd drives` lists those that are there")
+        controller = _controller(machine, serial)
+        record = self.claims.claim(controller, self.claims.plan(controller, machine, self.policy))
+        stack.callback(self._release, record)
+        if record.driver == NVSTREAM:
+            log.warning("drive %s: %s", serial, UNTRANSLATED)
+        return held_drive(serial, str(record.address), record.driver)
+
+    def _unshare(self, serial: str) -> None:
+        with self._lock:
+            self._shared[serial] -= 1
 
     def _check_not_taken(self, serial: str) -> None:
         if serial in self._taken:
@@ -95,3 +98,13 @@ class ClaimHolder:
         except NvstreamError as error:
             # The journal keeps it: the next start, or `nvstreamd recover`, tries again.
             log.error("drive %s is not given back: %s", record.serial, error)
+
+
+def _controller(machine: Machine, serial: str) -> NvmeController:
+    for controller in machine.controllers:
+        if controller.serial == serial:
+            # The kernel's driver knows a drive before it has looked for its namespaces.
+            if not controller.namespaces and not controller.shared:
+                raise DriveMissing(f"the kernel shows no namespace of drive {serial}", "`nvme list` shows what it has")
+            return controller
+    raise DriveMissing(f"no NVMe drive has serial {serial}", "`nvstreamd drives` lists those that are there")

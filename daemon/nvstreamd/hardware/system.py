@@ -1,4 +1,4 @@
-"""How is the machine read and changed? Everything that touches sysfs, procfs or a program goes through here."""
+"""How is the machine read, changed and heard? All that touches sysfs, procfs or a program goes through here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from nvstreamd.hardware.uevents import NetlinkUevents, Uevents
 
 COMMAND_SECONDS = 30.0
 # Nothing else is ever started from here, whatever a caller has been talked into.
@@ -89,6 +91,10 @@ class System:
         except OSError as error:
             return error.errno == errno.EBUSY
         return False
+
+    def uevents(self) -> Uevents:
+        """What the kernel says from now on. Raises HardwareError where that cannot be heard."""
+        return NetlinkUevents()
 
     def run(self, *command: str) -> Ran:
         """Runs one of PROGRAMS, no shell. Its absence is status 127, the end of our patience 124."""

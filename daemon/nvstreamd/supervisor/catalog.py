@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from nvstream.v1 import models_pb2 as models
-from nvstreamd.config import Config
-from nvstreamd.errors import BudgetTooSmall, InvalidRequest, ModelNotReady, NotFound
+from nvstreamd.config import Config, ModelConfig
+from nvstreamd.errors import BudgetTooSmall, InvalidRequest, ModelNotReady, NotFound, NvstreamError
 from nvstreamd.supervisor.jobs import describe
 from nvstreamd.supervisor.model import LoadOrder, ServedModel
 from nvstreamd.supervisor.ways import Hardware
@@ -16,6 +17,8 @@ from nvstreamd.weights.files import SPLIT_NAME
 from nvstreamd.weights.placement import mib
 from nvstreamd.weights.store import SUFFIX
 from nvstreamd.wire.engine_pb2 import Load
+
+log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -33,6 +36,7 @@ class Catalog:
         self.config = config
         self.hardware = hardware
         self.served: dict[str, ServedModel] = {}
+        self._configured: dict[str, ServedModel] = {}
         self._state_changed = state_changed
 
     def paths(self) -> dict[str, Path]:
@@ -69,13 +73,39 @@ class Catalog:
 
         A model that could not be loaded stays listed as FAILED, with the reason, until it is loaded or unloaded.
         """
+        served = self._new(name, budget, kv_budget, backend)
+        await served.load()
+        return served
+
+    def _new(self, name: str, budget: int | None, kv_budget: int | None, backend: str | None) -> ServedModel:
         current = self.served.get(name)
         if current is not None and current.state != models.MODEL_STATE_FAILED:
             raise InvalidRequest(f"model {name} is loaded already", "unload it first", field="model")
         served = ServedModel(self._order(name, budget, kv_budget, backend), self._state_changed)
         self.served[name] = served
-        await served.load()
         return served
+
+    async def load_configured(self) -> None:
+        """Loads the configured models, one after the other: each may take what those before it left."""
+        for model in self.config.models:
+            await self._load_configured(model)
+
+    async def return_to_drives(self, served: ServedModel) -> None:
+        """A drive has come: a model that lacked it goes over to it, a configured one that failed for it is loaded."""
+        await served.return_to_drives()
+        if served.state == models.MODEL_STATE_FAILED and served.lacks_drive:
+            for model in self.config.models:
+                if self._configured.get(model.name) is served is self.served.get(model.name):
+                    await self._load_configured(model)
+
+    async def _load_configured(self, model: ModelConfig) -> None:
+        try:
+            served = self._new(model.name, model.budget, model.kv_budget, None)
+            self._configured[model.name] = served
+            await served.load()
+        except NvstreamError as error:
+            # The others are served all the same; `nvstream models` shows this one with the reason.
+            log.error("model %s is not served: %s", model.name, error)
 
     async def unload(self, name: str) -> None:
         """Ends a model's engine. Raises NotFound."""

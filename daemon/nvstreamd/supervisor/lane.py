@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-from nvstreamd.errors import HardwareError, NvstreamError
+from nvstreamd.errors import DriveMissing, EngineLost, HardwareError, NvstreamError
 from nvstreamd.supervisor.jobs import checked
 from nvstreamd.supervisor.opening import in_thread, opened
 from nvstreamd.supervisor.process import EngineProcess, named
@@ -24,10 +25,36 @@ log = logging.getLogger(__name__)
 LIMITS = ("budget", "kv_budget")
 
 
+@dataclass(frozen=True, slots=True)
+class Better:
+    """Ways that lacked a drive; the first is open now."""
+
+    ways: list[Way]
+    opening: Opening
+    stack: ExitStack
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A way that is not used, and why."""
+
+    way: Way
+    error: NvstreamError
+
+    @property
+    def lacked_drive(self) -> bool:
+        """Whether it has not failed, but a drive was not there."""
+        return isinstance(self.error, DriveMissing)
+
+    def __str__(self) -> str:
+        return f"{self.way.name} given up: {self.error}"
+
+
 class Lane:
     """The engine of the model at `path`, loaded by `command`; `name` is the model's, for the log.
 
-    `given_up` says which ways failed, and why.
+    Which ways are not used, and why, is in `given_up`. One that failed is not tried again. When all of them lacked a
+    drive, and nothing failed since, `reach` tries them again, and `move` goes over.
     """
 
     def __init__(self, name: str, path: Path, command: Load, user: str | None, hardware: Hardware) -> None:
@@ -36,7 +63,8 @@ class Lane:
         self.command = command
         self.user = user
         self.hardware = hardware
-        self.given_up: list[str] = []
+        self.given_up: list[GivenUp] = []
+        self._better: Better | None = None
         self._ways: list[Way] | None = None
         self._engine = EngineProcess(user)
         self._opening = Opening(())
@@ -54,6 +82,16 @@ class Lane:
         """Whether another way is left."""
         return self._ways is not None and len(self._ways) > 1
 
+    @property
+    def lacks_drive(self) -> bool:
+        """Whether the model could be served better, or at all, if a drive were there."""
+        return bool(self.given_up) and all(each.lacked_drive for each in self.given_up)
+
+    @property
+    def has_better(self) -> bool:
+        """Whether a better way is open."""
+        return self._better is not None
+
     async def begin(self) -> Loaded:
         """The first engine, on the best way that works. Raises the NvstreamError of the last."""
         if self._ways is None:
@@ -65,12 +103,40 @@ class Lane:
             except NvstreamError as error:
                 await self.give_up(error)
 
+    async def reach(self) -> None:
+        """Opens a way that lacked a drive, beside the one in use, if the drive is there now. See `has_better`."""
+        # The engine in use may be lost meanwhile, and its way given up.
+        lacked, still = list(self.given_up), list[GivenUp]()
+        for number, each in enumerate(lacked):
+            stack = ExitStack()
+            try:
+                opening = await opened(each.way.open, stack)
+            except NvstreamError as error:
+                still.append(GivenUp(each.way, error))
+                log.warning("model %s: %s", self.name, still[-1])
+            else:
+                self._better = Better([later.way for later in lacked[number:]], opening, stack)
+                break
+        self.given_up = still + [each for each in self.given_up if each not in lacked]
+
+    async def move(self) -> Loaded:
+        """Another engine, on the better way that is open, or the next. Raises the NvstreamError of the last."""
+        assert self._better is not None and self._ways is not None
+        await self._end_engine()
+        await self._close_way()
+        better, self._better = self._better, None
+        self._ways = better.ways + self._ways
+        self._opening, self._of_way = better.opening, better.stack
+        try:
+            return await self._start()
+        except NvstreamError as error:
+            await self.give_up(error)
+            return await self.begin()
+
     async def restart(self) -> Loaded:
         """Another engine on the same way. Raises NvstreamError; EngineLost when it is worth trying again."""
         await self._end_engine()
-        if self._wanted_back:
-            raise HardwareError(f"the kernel wants drive {self._wanted_back} back",
-                                "it was unplugged, or its driver unbound: load the model again when it is back")
+        self._check_not_wanted_back()
         await in_thread(self._check_unchanged)
         return await self._start()
 
@@ -81,14 +147,20 @@ class Lane:
             raise error
         assert self._ways is not None
         await self._close_way()
-        note = f"{self._ways.pop(0).name} given up: {error}"
-        self.given_up.append(note)
-        log.warning("model %s: %s", self.name, note)
+        self.given_up.append(GivenUp(self._ways.pop(0), error))
+        log.warning("model %s: %s", self.name, self.given_up[-1])
 
     async def end(self) -> None:
         """Ends the engine and gives everything back."""
         await self._end_engine()
         await self._close_way()
+        better, self._better = self._better, None
+        if better is not None:
+            await in_thread(better.stack.close)
+
+    def kill(self) -> None:
+        """Ends the engine at once; `receive` then says so."""
+        self._engine.kill()
 
     def send(self, command: ToEngine) -> None:
         """See EngineProcess."""
@@ -97,6 +169,11 @@ class Lane:
     async def receive(self) -> FromEngine:
         """See EngineProcess."""
         return await self._engine.receive()
+
+    def _check_not_wanted_back(self) -> None:
+        if self._wanted_back:
+            raise HardwareError(f"the kernel wants drive {self._wanted_back} back",
+                                "it was unplugged, or its driver unbound: load the model again when it is back")
 
     def _check_unchanged(self) -> None:
         """Of a drive that is still the kernel's this reads some pages."""
@@ -115,7 +192,13 @@ class Lane:
         with ExitStack() as passed:
             descriptors = self._open_drives(command, passed)
             await self._engine.start(ToEngine(load=command), self._opening.files, descriptors)
-        return checked(await self._engine.receive()).loaded
+        # While it was started nothing could end it.
+        self._check_not_wanted_back()
+        try:
+            return checked(await self._engine.receive()).loaded
+        except EngineLost:
+            self._check_not_wanted_back()
+            raise
 
     def _open_drives(self, command: Load, passed: ExitStack) -> list[int]:
         """Descriptors to pass on, and a watch on drives. `passed` closes what is not needed after that."""

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from nvstream.v1 import inference_pb2 as public
 from nvstream.v1 import models_pb2 as models
-from nvstreamd.errors import EngineLost, ModelNotReady, NvstreamError, ProtocolError, from_wire
+from nvstreamd.errors import DriveMissing, EngineLost, ModelNotReady, NvstreamError, ProtocolError
+from nvstreamd.supervisor.calls import Calls
 from nvstreamd.supervisor.lane import Lane
-from nvstreamd.supervisor.stream import Encoding, Stream
+from nvstreamd.supervisor.stream import Stream
 from nvstreamd.supervisor.ways import Hardware
 from nvstreamd.wire.engine_pb2 import Cancel, Encode, FromEngine, Load, Loaded, Run, Stats, ToEngine
 
@@ -47,13 +48,20 @@ class ServedModel:
         self.stats = Stats()
         self.restarts = 0
         self.error = ""
-        self.streams: dict[int, Stream] = {}
+        self.calls = Calls(order.name)
         self._state_changed = state_changed
-        self._encodings: dict[int, Encoding] = {}
         self._lane = Lane(order.name, order.path, order.command, order.user, order.hardware)
         self._life: asyncio.Task[None] | None = None
-        self._next_id = 1
         self._lost_in_a_row = 0
+        self._lacked_only_drive = False
+        self._is_settled = asyncio.Event()
+        self._one_return = asyncio.Lock()
+        self._reaching: asyncio.Task[None] | None = None
+
+    @property
+    def lacks_drive(self) -> bool:
+        """Whether it is served worse than it could be, or not at all, because a drive was not there."""
+        return self._lane.lacks_drive or self._lacked_only_drive
 
     @property
     def pid(self) -> int | None:
@@ -79,12 +87,29 @@ class ServedModel:
         self._life = asyncio.create_task(self._live(loaded))
         await asyncio.shield(loaded)
 
+    async def return_to_drives(self) -> None:
+        """Goes on from drives that it lacked, if they are there now: streams do, behind their last tokens.
+
+        Whoever calls this waits until the model is served, or has failed; one that has does not load itself again.
+        """
+        async with self._one_return:
+            await self._is_settled.wait()
+            if self.state == models.MODEL_STATE_FAILED and self._life is not None:
+                # What it held is given back before another load wants it.
+                await asyncio.wait([self._life])
+            if self.state == models.MODEL_STATE_SERVING and self._lane.lacks_drive and not self._lane.has_better:
+                await self._reach()
+            if self.state == models.MODEL_STATE_SERVING and self._lane.has_better:
+                log.info("model %s: the drives that it lacked are there", self.order.name)
+                self._lane.kill()
+
     async def unload(self) -> None:
         """Ends the engine; streams that are still open fail."""
         if self._life is not None:
             self._life.cancel()
             await asyncio.wait([self._life])
-        self._fail_all(self._unloaded())
+        await self._reach_no_more()
+        self.calls.fail_all(self._unloaded())
         await self._lane.end()
         self._become(models.MODEL_STATE_UNLOADED)
 
@@ -110,9 +135,7 @@ class ServedModel:
 
     def submit(self, run: Run) -> Stream:
         """Gives a request to the engine, or keeps it for the next one."""
-        run.id = self._take_id()
-        stream = Stream(run)
-        self.streams[run.id] = stream
+        stream = self.calls.open(run)
         if self.state == models.MODEL_STATE_SERVING:
             self._lane.send(ToEngine(run=run))
         elif self.state == models.MODEL_STATE_LOADING:
@@ -123,27 +146,25 @@ class ServedModel:
 
     def cancel(self, stream: Stream) -> None:
         """Frees the request's slot before the next pass; nothing happens when it has ended."""
-        if self.streams.pop(stream.run.id, None) is not None:
+        if self.calls.close(stream):
             self._lane.send(ToEngine(cancel=Cancel(id=stream.run.id)))
 
     async def encode(self, call: Encode) -> list[int]:
         """Token ids of a text or a conversation, once there is an engine to ask. Raises NvstreamError."""
-        call.id = self._take_id()
-        answer: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._encodings[call.id] = Encoding(call, answer)
+        encoding = self.calls.open_encoding(call)
         if self.state == models.MODEL_STATE_SERVING:
             self._lane.send(ToEngine(encode=call))
         try:
-            return await answer
+            return await encoding.answer
         finally:
-            self._encodings.pop(call.id, None)
-
-    def _take_id(self) -> int:
-        self._next_id += 1
-        return self._next_id
+            self.calls.close_encoding(encoding)
 
     def _become(self, state: models.ModelState.ValueType) -> None:
         self.state = state
+        if state in (models.MODEL_STATE_LOADING, models.MODEL_STATE_RECOVERING):
+            self._is_settled.clear()
+        else:
+            self._is_settled.set()
         log.info("model %s: %s", self.order.name, models.ModelState.Name(state))
         self._state_changed(self)
 
@@ -152,14 +173,12 @@ class ServedModel:
         self.facts, self.placement = loaded.facts, loaded.placement
         self._note()
         self._become(models.MODEL_STATE_SERVING)
-        for stream in self.streams.values():
-            self._lane.send(ToEngine(run=stream.run))
-        for encoding in self._encodings.values():
-            self._lane.send(ToEngine(encode=encoding.call))
+        for command in self.calls.again():
+            self._lane.send(command)
 
     def _note(self) -> None:
         """What is to be known of the engine that serves, in `status` and in the log."""
-        self.placement.notes.extend(self._lane.given_up)
+        self.placement.notes.extend(map(str, self._lane.given_up))
         if os.getuid() == 0 and self.order.user is None:
             self.placement.notes.append("the engine runs as root: name an unprivileged user in `engine_user`")
         for note in self.placement.notes:
@@ -170,20 +189,28 @@ class ServedModel:
         while True:
             try:
                 self._take(await self._lane.receive())
-            except EngineLost as error:
-                log.warning("model %s: %s", self.order.name, error)
-                self._serve(await self._recover(error))
             except NvstreamError as error:
-                # It cannot go on where it is: its drive failed, or its bytes are wrong.
-                if not self._lane.has_other:
-                    raise
-                self._serve(await self._recover(error))
+                self._serve(await self._after(error))
+
+    async def _after(self, error: NvstreamError) -> Loaded:
+        """The next engine when one has ended, or cannot go on: its drive failed, say. Raises NvstreamError."""
+        if self._lane.has_better:
+            # It was ended for that.
+            self._announce_recovery()
+            return await self._lane.move()
+        if isinstance(error, EngineLost):
+            log.warning("model %s: %s", self.order.name, error)
+        elif not self._lane.has_other:
+            raise error
+        return await self._recover(error)
+
+    def _announce_recovery(self) -> None:
+        self._become(models.MODEL_STATE_RECOVERING)
+        self.calls.recovering()
 
     async def _recover(self, cause: NvstreamError) -> Loaded:
         """Another engine, which goes on behind the tokens already sent. Raises NvstreamError."""
-        self._become(models.MODEL_STATE_RECOVERING)
-        for stream in self.streams.values():
-            stream.progress(public.PHASE_RECOVERING, len(stream.run.sent_token_ids))
+        self._announce_recovery()
         try:
             return await self._replace(cause)
         except NvstreamError as error:
@@ -207,59 +234,36 @@ class ServedModel:
     async def _give_up(self, error: NvstreamError) -> None:
         log.error("model %s: %s", self.order.name, error)
         self.error = str(error)
+        self._lacked_only_drive = not self._lane.given_up and isinstance(error, DriveMissing)
         known = set(self.placement.notes)
-        self.placement.notes.extend(note for note in self._lane.given_up if note not in known)
+        self.placement.notes.extend(note for note in map(str, self._lane.given_up) if note not in known)
         self._become(models.MODEL_STATE_FAILED)
-        self._fail_all(error)
+        self.calls.fail_all(error)
+        await self._reach_no_more()
         await self._lane.end()
 
-    def _fail_all(self, error: NvstreamError) -> None:
-        for stream in self.streams.values():
-            stream.fail(error)
-        self.streams.clear()
-        for encoding in self._encodings.values():
-            encoding.fail(error)
+    async def _reach(self) -> None:
+        known = set(map(str, self._lane.given_up))
+        self._reaching = asyncio.create_task(self._lane.reach())
+        await asyncio.wait([self._reaching])
+        # Where it stays on the way that it has, the reason may be another now.
+        others = [note for note in self.placement.notes if note not in known]
+        self.placement.notes[:] = [*others, *map(str, self._lane.given_up)]
+
+    async def _reach_no_more(self) -> None:
+        if self._reaching is not None:
+            self._reaching.cancel()
+            await asyncio.wait([self._reaching])
 
     def _take(self, report: FromEngine) -> None:
-        kind = report.WhichOneof("report")
-        if kind == "stats":
+        if report.HasField("stats"):
             self._take_stats(report.stats)
-        elif kind == "encoded":
-            encoding = self._encodings.get(report.encoded.id)
-            if encoding is not None:
-                encoding.succeed(report.encoded.token_ids)
-        elif kind == "failure":
-            self._take_failure(report)
-        elif kind is not None:
-            stream = self.streams.get(getattr(report, kind).id)
-            if stream is not None:
-                self._take_event(stream, report, kind)
+            return
+        if report.HasField("tokens"):
+            self._lost_in_a_row = 0
+        self.calls.take(report)
 
     def _take_stats(self, stats: Stats) -> None:
         self.stats = stats
         if stats.HasField("pass_seconds"):
             self.placement.measured_pass_seconds = stats.pass_seconds
-
-    def _take_failure(self, report: FromEngine) -> None:
-        failure = report.failure
-        error = from_wire(failure.status, failure.message, failure.hint, failure.field)
-        if failure.id == 0:
-            raise error
-        stream = self.streams.pop(failure.id, None)
-        if stream is not None:
-            stream.fail(error)
-        encoding = self._encodings.get(failure.id)
-        if encoding is not None:
-            encoding.fail(error)
-
-    def _take_event(self, stream: Stream, report: FromEngine, kind: str) -> None:
-        if kind == "queued":
-            stream.queued(f"{self.order.name}-{stream.run.id}", report.queued)
-        elif kind == "prefilled":
-            stream.progress(public.PHASE_PREFILL, report.prefilled.done, report.prefilled.total)
-        elif kind == "tokens":
-            self._lost_in_a_row = 0
-            stream.deliver(report.tokens.delta)
-        elif kind == "ended":
-            self.streams.pop(report.ended.id)
-            stream.events.put_nowait(public.StreamEvent(finished=report.ended.finished))

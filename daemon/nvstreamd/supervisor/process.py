@@ -116,7 +116,9 @@ class EngineProcess:
         if self._process is None:
             return
         try:
-            await asyncio.wait_for(self._process.wait(), END_SECONDS)
+            # Not wait_for: before Python 3.12 that loses a cancellation which comes just when the process has ended.
+            async with asyncio.timeout(END_SECONDS):
+                await self._process.wait()
         except TimeoutError:
             self._process.kill()
             await self._process.wait()

@@ -12,7 +12,7 @@ import pytest
 from nvstream.v1 import inference_pb2 as inference
 from nvstream.v1 import models_pb2 as models
 from support.daemon import DEADLINE, Daemon, running_on
-from support.machines import UEVENTS, load_blank
+from support.machines import HIDDEN, UEVENTS, load_blank
 from support.random_gguf import tiny
 from unit.weights.models import make
 
@@ -178,6 +178,13 @@ def test_a_drive_that_comes_while_its_model_is_loaded_is_not_missed(slot: Slot, 
         finally:
             os.kill(engine, signal.SIGCONT)
         assert LACKING not in "\n".join(wait_for(daemon, models.MODEL_STATE_SERVING, REFUSED).placement.notes)
+
+
+def test_a_drive_that_comes_between_two_looks_is_used_as_if_it_had_been_there(home: Path, machine: Path) -> None:
+    (machine / HIDDEN).write_text(Path(SLOT).name)
+    with running_on(machine, home, "--config", str(home / "nvstreamd.toml")) as daemon:
+        assert LACKING not in "\n".join(wait_for(daemon, models.MODEL_STATE_SERVING, REFUSED).placement.notes)
+    assert not (machine / HIDDEN).exists(), "nobody looked"
 
 
 def engines(daemon: Daemon) -> list[int]:

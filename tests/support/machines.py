@@ -10,6 +10,8 @@ from nvstreamd.hardware.system import Ran, System
 
 # A FIFO of a machine that a daemon runs on: a byte in it is an uevent that says that a disk came.
 UEVENTS = "uevents"
+# A file with the address of a function.
+HIDDEN = "hidden"
 MACHINES = Path(__file__).resolve().parents[1] / "fixtures/machines"
 
 

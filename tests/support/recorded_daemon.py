@@ -13,9 +13,10 @@ from pathlib import Path
 from nvstreamd.__main__ import arguments, overrides
 from nvstreamd.app import App
 from nvstreamd.config import load_config
+from nvstreamd.hardware.functions import DEVICES
 from nvstreamd.hardware.system import Ran
 from nvstreamd.hardware.uevents import Uevents
-from support.machines import UEVENTS, Recorded
+from support.machines import HIDDEN, UEVENTS, Recorded
 
 
 class WithoutVfio(Recorded):
@@ -26,6 +27,14 @@ class WithoutVfio(Recorded):
         if command == ("modprobe", "vfio-pci"):
             return Ran(1, "modprobe: FATAL: Module vfio-pci not found")
         return super().run(*command)
+
+    def names(self, path: str) -> list[str]:
+        """See System. A slot that HIDDEN names is not seen when the bus is looked at for the first time."""
+        found = super().names(path)
+        if path == DEVICES and self.exists(HIDDEN):
+            found.remove(self.read(HIDDEN))
+            (self.root / HIDDEN).unlink()
+        return found
 
     def uevents(self) -> Uevents:
         """See System."""

@@ -99,9 +99,16 @@ class Lane:
         while True:
             try:
                 self._opening = await opened(self._ways[0].open, self._of_way)
-                return await self._start()
+                if not self._came_meanwhile():
+                    return await self._start()
+                await self._close_way()
+                self._ways, self.given_up = [each.way for each in self.given_up] + self._ways, []
             except NvstreamError as error:
                 await self.give_up(error)
+
+    def _came_meanwhile(self) -> bool:
+        """Whether a way needs a drive and has it, and the ways before it did not find it."""
+        return self._ways is not None and self._ways[0].needs_drives and self.lacks_drive
 
     async def reach(self) -> None:
         """Opens a way that lacked a drive, beside the one in use, if the drive is there now. See `has_better`."""

@@ -50,6 +50,10 @@ class Way(Protocol):
     def backends(self) -> tuple[str, ...]:
         """Those that can go it, in order of preference."""
 
+    @property
+    def needs_drives(self) -> bool:
+        """Whether it needs the drives that the model is on."""
+
     def open(self, stack: ExitStack) -> Opening:
         """Opens what the engine needs; `stack` gives it back. Takes a while. Raises NvstreamError."""
 
@@ -62,6 +66,7 @@ class OwnDrives:
     holder: Holder
     name: str = NVME_HOST
     backends: tuple[str, ...] = (NVME_HOST,)
+    needs_drives: bool = True
 
     def open(self, stack: ExitStack) -> Opening:
         """See Way."""
@@ -77,6 +82,7 @@ class Kernel:
     path: Path
     hardware: Hardware
     backends: tuple[str, ...]
+    needs_drives: bool
     name: str = "the kernel's driver"
 
     def open(self, stack: ExitStack) -> Opening:
@@ -93,6 +99,7 @@ class Origin:
     path: Path
     backends: tuple[str, ...]
     name: str = "the files that it was imported from"
+    needs_drives: bool = False
 
     def open(self, stack: ExitStack) -> Opening:
         """See Way. Raises ModelChanged when one of them is another by now."""
@@ -113,7 +120,7 @@ def ways_to(path: Path, backends: Sequence[str], hardware: Hardware) -> list[Way
     if on_drives and NVME_HOST in backends:
         ways.append(OwnDrives(path, hardware.holder))
     if through_kernel:
-        ways.append(Kernel(path, hardware, through_kernel))
+        ways.append(Kernel(path, hardware, through_kernel, on_drives))
     if through_kernel and on_drives:
         ways.append(Origin(path, through_kernel))
     if not ways:

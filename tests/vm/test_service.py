@@ -74,7 +74,8 @@ STEPS = {
         udevadm info --query property --property UDISKS_IGNORE --value /dev/$(disk {SPARE})""",
     "missing": f"""echo 1 > /sys/bus/pci/devices/{SPARE}/remove; systemctl start nvstreamd.service
         ask packed {TOKENS}; as_alice models get packed --json""",
-    "drive": f"""echo 1 > /sys/bus/pci/rescan; until [ "$(driver {SPARE})" = vfio-pci ]; do :; done
+    "drive": f"""echo 1 > /sys/bus/pci/rescan
+        grep -q -m 1 "the drives that it lacked are there" <(journalctl --follow --lines all --unit nvstreamd.service)
         ask packed {TOKENS}; as_alice models get packed --json""",
     "taken": f"driver {SPARE}; driver {USED}",
     "kill": f"systemctl kill --signal KILL nvstreamd.service; ask packed {TOKENS}; driver {SPARE}",

@@ -22,7 +22,8 @@ from nvdma.nvme.drive import Drive
 from nvdma.pci.access import VfioAccess
 from nvdma.pci.address import PciAddress
 from nvdma.pci.dma import BusAddresses
-from nvdma.pci.kmod import KmodAccess, open_node
+from nvdma.pci.kmod import KmodAccess
+from nvdma.pci.kmod_open import open_node
 from nvdma.pci.vfio import Container, Device
 from nvdma.pci.vfio_open import open_function
 from nvdma.pci.window import Window

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nvstreamd.config import Config
+from nvstreamd.doctor import SCRATCH
 from nvstreamd.doctor.drive_checks import is_iommu_at_work
 from nvstreamd.doctor.host import Host, host, process
 from nvstreamd.doctor.ownership import Ownership, ownership
@@ -18,8 +19,6 @@ from nvstreamd.hardware.drivers import driver_of
 from nvstreamd.hardware.eligibility import Policy
 from nvstreamd.hardware.facts import Link, NvmeController
 
-# A probe of a scratch file: the option --probe without a file.
-SCRATCH = ""
 UNKNOWN, MOST_LANES = float("inf"), 32
 
 

@@ -10,7 +10,8 @@ from nvdma.backend import Backend
 from nvdma.backends.nvme import NvmeBackend, Place
 from nvdma.errors import DmaError
 from nvdma.nvme.drive import Drive
-from nvdma.pci.access import BY_IOMMUFD, BY_MODULE, access_of, descriptor_count
+from nvdma.pci.access import access_of
+from nvdma.pci.ways import BY_IOMMUFD, BY_MODULE, descriptor_count
 from nvdma.select import Factory, Sample
 from nvdma.types import NVME_HOST, UNTRANSLATED, Source
 from nvstreamd.engine.describe import ModelFile

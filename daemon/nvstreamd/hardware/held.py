@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nvdma.errors import DmaError
-from nvdma.pci.access import BY_IOMMUFD, BY_MODULE, BY_VFIO
 from nvdma.pci.address import PciAddress
 from nvdma.pci.iommufd_open import has_iommufd, open_cdev
-from nvdma.pci.kmod import KmodAccess, open_node
+from nvdma.pci.kmod_open import open_node
 from nvdma.pci.vfio_open import has_containers, open_function
 from nvdma.pci.vfio_request import watch
+from nvdma.pci.ways import BY_IOMMUFD, BY_MODULE, BY_VFIO
 from nvstreamd.errors import HardwareError
 from nvstreamd.hardware.steps import NVSTREAM
 
@@ -83,9 +83,7 @@ class ModuleDrive:
     def open(self, passed: ExitStack, kept: ExitStack) -> OpenedDrive:
         """See HeldDrive. Raises HardwareError also for a module of another release."""
         with _named(self.serial):
-            fd = open_node(PciAddress.parse(self.address), passed)
-            KmodAccess(fd).caps()
-            return OpenedDrive(BY_MODULE, (fd,))
+            return OpenedDrive(BY_MODULE, (open_node(PciAddress.parse(self.address), passed),))
 
 
 def held_drive(serial: str, address: str, driver: str) -> HeldDrive:

@@ -12,11 +12,8 @@ from nvdma.pci.iommufd import IommufdAccess
 from nvdma.pci.kmod import KmodAccess
 from nvdma.pci.mmio import Registers
 from nvdma.pci.vfio import Container, Device
+from nvdma.pci.ways import BY_IOMMUFD, BY_MODULE, descriptor_count
 from nvdma.pci.window import Window, map_window
-
-# By which descriptors a process has a function: a container and a device of VFIO's, an iommufd and a device of VFIO's,
-# a file of our module's.
-BY_VFIO, BY_IOMMUFD, BY_MODULE = "vfio", "iommufd", "nvstream"
 
 
 class Access(Protocol):
@@ -65,14 +62,6 @@ class VfioAccess:
     def reset(self) -> None:
         """See Access."""
         self.device.reset()
-
-
-def descriptor_count(way: str) -> int:
-    """How many descriptors a function takes that is opened so. Raises ValueError for a way that is none."""
-    counts = {BY_VFIO: 2, BY_IOMMUFD: 2, BY_MODULE: 1}
-    if way not in counts:
-        raise ValueError(f"{way!r} is no way to have a function: {', '.join(counts)}")
-    return counts[way]
 
 
 def access_of(way: str, fds: Sequence[int]) -> Access:

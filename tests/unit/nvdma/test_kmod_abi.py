@@ -5,18 +5,18 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from nvdma.pci import kmod
+from nvdma.pci import kmod_calls
 
 HEADER = Path(__file__).resolve().parents[3] / "kmod/nvstream/nvstream.h"
 CALLS = {
-    "NVSTREAM_GET_CAPS": (kmod.GET_CAPS, kmod.CAPS.size, "caps"),
-    "NVSTREAM_PIN": (kmod.PIN_MEMORY, kmod.PIN.size, "pin"),
-    "NVSTREAM_MAP_BAR": (kmod.MAP_PEER, kmod.MAP_BAR.size, "map_bar"),
-    "NVSTREAM_MAP_DMABUF": (kmod.MAP_EXPORTED, kmod.MAP_DMABUF.size, "map_dmabuf"),
-    "NVSTREAM_GET_PAGES": (kmod.GET_PAGES, kmod.PAGES.size, "pages"),
-    "NVSTREAM_UNMAP": (kmod.UNMAP_HANDLE, kmod.UNMAP.size, "unmap"),
+    "NVSTREAM_GET_CAPS": (kmod_calls.GET_CAPS, kmod_calls.CAPS.size, "caps"),
+    "NVSTREAM_PIN": (kmod_calls.PIN_MEMORY, kmod_calls.PIN.size, "pin"),
+    "NVSTREAM_MAP_BAR": (kmod_calls.MAP_PEER, kmod_calls.MAP_BAR.size, "map_bar"),
+    "NVSTREAM_MAP_DMABUF": (kmod_calls.MAP_EXPORTED, kmod_calls.MAP_DMABUF.size, "map_dmabuf"),
+    "NVSTREAM_GET_PAGES": (kmod_calls.GET_PAGES, kmod_calls.PAGES.size, "pages"),
+    "NVSTREAM_UNMAP": (kmod_calls.UNMAP_HANDLE, kmod_calls.UNMAP.size, "unmap"),
 }
-WITHOUT_ARGUMENT = {"NVSTREAM_SET_MASTER": kmod.SET_MASTER, "NVSTREAM_QUIESCE": kmod.QUIESCE}
+WITHOUT_ARGUMENT = {"NVSTREAM_SET_MASTER": kmod_calls.SET_MASTER, "NVSTREAM_QUIESCE": kmod_calls.QUIESCE}
 
 
 def test_numbers_and_sizes_are_the_headers(tmp_path: Path) -> None:
@@ -31,4 +31,4 @@ def test_numbers_and_sizes_are_the_headers(tmp_path: Path) -> None:
     found = {name: (int(number), int(size)) for name, number, size in map(str.split, printed.splitlines())}
     expected = {name: (number, size) for name, (number, size, _) in CALLS.items()}
     expected |= {name: (number, 0) for name, number in WITHOUT_ARGUMENT.items()}
-    assert found == expected | {"NVSTREAM_ABI": (kmod.ABI, 0)}
+    assert found == expected | {"NVSTREAM_ABI": (kmod_calls.ABI, 0)}

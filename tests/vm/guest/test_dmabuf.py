@@ -18,7 +18,9 @@ from nvdma.backends.nvme import NvmeBackend, Place
 from nvdma.nvme.drive import Drive
 from nvdma.pci.address import PciAddress
 from nvdma.pci.dma import BusAddresses
-from nvdma.pci.kmod import KmodAccess, ModuleError, open_node
+from nvdma.pci.kmod import KmodAccess
+from nvdma.pci.kmod_calls import ModuleError
+from nvdma.pci.kmod_open import open_node
 from nvdma.pci.mmio import wait_until
 from nvdma.types import Read, Source
 from vm.guest import labmodules

@@ -14,7 +14,9 @@ import pytest
 
 from nvdma.arena import Arena
 from nvdma.pci.address import PciAddress
-from nvdma.pci.kmod import KmodAccess, ModuleError, open_node
+from nvdma.pci.kmod import KmodAccess
+from nvdma.pci.kmod_calls import ModuleError
+from nvdma.pci.kmod_open import open_node
 from nvdma.pci.window import Window
 from vm.guest.machine import BAR_OWNER, DEVICES, bar_address, command_register, give_back, hand_over
 from vm.lab import LAB

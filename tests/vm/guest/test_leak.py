@@ -19,7 +19,9 @@ from nvdma.arena import Arena
 from nvdma.backends.nvme import NvmeBackend, Place
 from nvdma.nvme.drive import Drive
 from nvdma.pci.address import PciAddress
-from nvdma.pci.kmod import Caps, KmodAccess, ModuleError, open_node
+from nvdma.pci.kmod import KmodAccess
+from nvdma.pci.kmod_calls import Caps, ModuleError
+from nvdma.pci.kmod_open import open_node
 from nvdma.types import Read, Source
 from vm.guest import labmodules
 from vm.guest.machine import DEVICES, block_device, command_register, give_back, hand_over

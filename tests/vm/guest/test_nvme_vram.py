@@ -11,7 +11,8 @@ import pytest
 from nvdma.nvme.drive import Drive
 from nvdma.pci.address import PciAddress
 from nvdma.pci.dma import BusAddresses
-from nvdma.pci.kmod import KmodAccess, open_node
+from nvdma.pci.kmod import KmodAccess
+from nvdma.pci.kmod_open import open_node
 from nvdma.pci.window import Window
 from vm.guest.filling import WITNESSED, fill
 from vm.guest.machine import BAR_OWNER, answer_to_bars, hand_over

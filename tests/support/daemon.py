@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from nvstream.v1.status_pb2 import EngineStatus, GetStatusRequest
 from nvstream.v1.status_pb2_grpc import StatusStub
 
 DEADLINE = 120.0
+LOOK_SECONDS = 0.01
 TESTS = Path(__file__).resolve().parents[1]
 
 
@@ -131,9 +132,14 @@ class Daemon:
         return results
 
     def wait(self, what: str, condition: object, seconds: float = DEADLINE) -> None:
-        """Polls until `condition` holds; fails saying what was waited for."""
+        """Looks until `condition` holds; fails saying what was waited for.
+
+        What it waits for between two looks is the daemon's end: a loop would take a processor from those who work.
+        """
         deadline = time.monotonic() + seconds
         while not condition():  # type: ignore[operator]
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(LOOK_SECONDS)
             assert self.process.poll() is None, f"the daemon ended:\n{self.log.read_text()}"
             assert time.monotonic() < deadline, f"waited {seconds} s for {what}:\n{self.log.read_text()}"
 

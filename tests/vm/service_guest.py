@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vm.lab import CHEAPER, LAB, ROOT, Hardware, Result, kernel, run_to_end, text_of
+from vm.lab import CHEAPER, LAB, PROCESSOR, ROOT, Hardware, Result, kernel, run_to_end, text_of
 
 SERVICE = LAB / "service"
 IMAGE, INITRD, BEFORE = SERVICE / "image.ext4", SERVICE / "initrd", SERVICE / "before"
@@ -86,7 +86,7 @@ def _job(names: list[str]) -> str:
 def _command(folder: Path, hardware: Hardware) -> list[str]:
     """QEMU without KVM, which need not be able to boot a kernel (see lab.py)."""
     share = f"local,id=lab,path={folder},security_model=none"
-    return ["qemu-system-x86_64", *hardware.qemu(), "-accel", "tcg", "-cpu", "max", "-smp", "2",
+    return ["qemu-system-x86_64", *hardware.qemu(), "-accel", "tcg", *PROCESSOR, "-smp", "2",
             "-m", hardware.memory, "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
             "-kernel", str(kernel()), "-initrd", str(INITRD), "-append",
             " ".join(["console=ttyS0 intel_iommu=on panic=-1 quiet", *CHEAPER]),

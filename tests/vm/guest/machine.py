@@ -15,6 +15,8 @@ from nvdma.pci.address import PciAddress
 
 DEVICES = Path("/sys/bus/pci/devices")
 SECONDS = 20.0
+# Between two looks: a loop would take a processor from QEMU, which is the hardware that is waited for.
+PAUSE_SECONDS = 0.005
 # The function whose BAR 2 stands in for a GPU's memory: lab.py puts it into this slot.
 BAR_OWNER = PciAddress(0, 0, 0x1E, 0)
 NOBODY = 65534
@@ -29,6 +31,7 @@ def controllers() -> dict[str, PciAddress]:
         if len(found) == 2:
             return found
         assert time.monotonic() < deadline, f"the kernel knows {found} only"
+        time.sleep(PAUSE_SECONDS)
 
 
 def is_live(controller: Path) -> bool:
@@ -95,6 +98,7 @@ def block_device(address: PciAddress) -> Path:
         for found in (DEVICES / str(address) / "nvme").glob("nvme*/nvme*n1"):
             return Path("/dev") / found.name
         assert time.monotonic() < deadline, f"{address} shows no namespace"
+        time.sleep(PAUSE_SECONDS)
 
 
 def first_bytes(address: PciAddress, nbytes: int) -> bytes:

@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
@@ -35,13 +35,17 @@ log = logging.getLogger(__name__)
 
 
 def allow_pinning() -> None:
-    """Engines pin the memory that a drive writes to: without privilege they may only as far as ours lets them."""
+    """Engines pin the memory that a drive writes to: without privilege they may only as far as ours lets them.
+
+    Raises HardwareError when the limit stays.
+    """
     if os.getuid() or resource.getrlimit(resource.RLIMIT_MEMLOCK)[1] == resource.RLIM_INFINITY:
         return
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     except (OSError, ValueError) as error:
-        log.warning("the limit of pinned memory stays: %s (LimitMEMLOCK=infinity in the service)", error)
+        raise HardwareError(f"RLIMIT_MEMLOCK stays: {error}",
+                            "a service needs LimitMEMLOCK=infinity") from error
 
 
 class App:
@@ -56,6 +60,7 @@ class App:
         self.holder = ClaimHolder(Claims(self.system, journal), policy)
         hardware = Hardware(DriveStore(self.system, policy, journal), self.holder)
         self.catalog = Catalog(config, hardware, self._model_changed)
+        self.notes: list[str] = []
         self._background: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -66,14 +71,14 @@ class App:
         async with AsyncExitStack() as stack:
             listener = self._listener(stack)
             private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nvstreamd-")))
-            allow_pinning()
+            self._attempt("engines may pin little memory", allow_pinning)
             self._recover()
             stack.push_async_callback(self.catalog.unload_all)
-            await server.start(private / "grpc.sock", self.guard, self.catalog, self.health, stack)
+            await server.start(private / "grpc.sock", self.guard, self.catalog, self.health, self.notes, stack)
             await Front(listener, private / "grpc.sock").start(stack)
             log.info("listening on %s", listener.getsockname())
             with ExitStack() as listening:
-                self._listen_for_drives(listening)
+                self._attempt("a drive that comes later is not noticed", lambda: self._listen_for_drives(listening))
                 self._spawn(self.catalog.load_configured())
                 notify("READY=1")
                 await stop.wait()
@@ -103,10 +108,15 @@ class App:
         """A drive may be found by the kernel after our start, or be plugged in later."""
         if not self.config.drives:
             return
+        Arrivals(self.system.uevents(), self._drives_came).start(stack)
+
+    def _attempt(self, otherwise: str, act: Callable[[], None]) -> None:
+        """What fails is done without: the log says so once, `status` always."""
         try:
-            Arrivals(self.system.uevents(), self._drives_came).start(stack)
+            act()
         except HardwareError as error:
-            log.warning("a drive that comes later is not noticed: %s", error)
+            self.notes.append(f"{otherwise}: {error}")
+            log.warning("%s", self.notes[-1])
 
     def _drives_came(self) -> None:
         for model in self.catalog.served.values():

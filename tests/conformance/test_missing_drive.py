@@ -187,6 +187,18 @@ def test_a_drive_that_comes_between_two_looks_is_used_as_if_it_had_been_there(ho
     assert not (machine / HIDDEN).exists(), "nobody looked"
 
 
+def test_status_says_that_a_drive_is_not_noticed_where_the_kernel_is_not_heard(home: Path, machine: Path) -> None:
+    (machine / UEVENTS).unlink()
+    try:
+        with running_on(machine, home, "--config", str(home / "nvstreamd.toml")) as daemon:
+            # This machine may have another: root here need not be allowed to raise limits.
+            said = [note for note in daemon.status().notes if "uevents cannot be heard" in note]
+            assert len(said) == 1 and said[0].startswith("a drive that comes later is not noticed: "), said
+            assert said[0] in daemon.log.read_text()
+    finally:
+        os.mkfifo(machine / UEVENTS)
+
+
 def engines(daemon: Daemon) -> list[int]:
     """Engines of a daemon, from when they are programs of their own: until then it waits for them."""
     threads = Path(f"/proc/{daemon.process.pid}/task").iterdir()

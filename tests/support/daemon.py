@@ -22,7 +22,7 @@ from nvstream.v1 import inference_pb2 as inference
 from nvstream.v1 import models_pb2 as models
 from nvstream.v1.inference_pb2_grpc import InferenceStub
 from nvstream.v1.models_pb2_grpc import ModelsStub
-from nvstream.v1.status_pb2 import EngineStatus, GetStatusRequest
+from nvstream.v1.status_pb2 import EngineStatus, GetStatusRequest, GetStatusResponse
 from nvstream.v1.status_pb2_grpc import StatusStub
 
 DEADLINE = 120.0
@@ -87,10 +87,13 @@ class Daemon:
         """nvstream.v1.Models."""
         return ModelsStub(self.channel)
 
+    def status(self) -> GetStatusResponse:
+        """What the daemon says of itself."""
+        return StatusStub(self.channel).GetStatus(GetStatusRequest(), timeout=DEADLINE)
+
     def engine(self, name: str) -> EngineStatus:
         """The status of a loaded model's engine."""
-        status = StatusStub(self.channel).GetStatus(GetStatusRequest(), timeout=DEADLINE)
-        return next(engine for engine in status.engines if engine.model.name == name)
+        return next(engine for engine in self.status().engines if engine.model.name == name)
 
     def load(self, name: str, budget: int, backend: str | None = None, kv_budget: int | None = None) -> models.Model:
         """Loads a model."""

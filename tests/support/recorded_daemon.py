@@ -13,6 +13,7 @@ from pathlib import Path
 from nvstreamd.__main__ import arguments, overrides
 from nvstreamd.app import App
 from nvstreamd.config import load_config
+from nvstreamd.errors import HardwareError
 from nvstreamd.hardware.functions import DEVICES
 from nvstreamd.hardware.system import Ran
 from nvstreamd.hardware.uevents import Uevents
@@ -37,8 +38,11 @@ class WithoutVfio(Recorded):
         return found
 
     def uevents(self) -> Uevents:
-        """See System."""
-        return PipedUevents(self.root / UEVENTS)
+        """See System. Nothing is heard where there is no FIFO."""
+        try:
+            return PipedUevents(self.root / UEVENTS)
+        except OSError as error:
+            raise HardwareError(f"uevents cannot be heard: {error}", "make the FIFO") from error
 
 
 class PipedUevents:

@@ -82,6 +82,7 @@ def status(message: status_pb2.GetStatusResponse) -> DaemonStatus:
         engines=tuple(_engine(engine) for engine in message.engines),
         caller=Caller(message.caller.uid, message.caller.administrator),
         draining=message.draining,
+        notes=tuple(message.notes),
     )
 
 

@@ -113,10 +113,14 @@ class EngineStatus:
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """The daemon's version, uptime in seconds, engines, and whether it is shutting down (`draining`)."""
+    """The daemon's version, uptime in seconds, engines, and whether it is shutting down (`draining`).
+
+    `notes`: what it does without on its machine, and why.
+    """
 
     version: str
     uptime_seconds: float
     engines: tuple[EngineStatus, ...]
     caller: Caller
     draining: bool
+    notes: tuple[str, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -44,13 +45,14 @@ class Health:
         await self.servicer.set(model.order.name, verdict)
 
 
-async def start(upstream: Path, guard: Guard, catalog: Catalog, health: Health, stack: AsyncExitStack) -> None:
-    """Serves on the private socket at `upstream`; `stack` stops it."""
+async def start(upstream: Path, guard: Guard, catalog: Catalog, health: Health, notes: Sequence[str],
+                stack: AsyncExitStack) -> None:
+    """Serves on the private socket at `upstream`; `stack` stops it. `notes`, which may grow, is for Status."""
     server = grpc.aio.server(interceptors=[WellFormed()],
                              options=[("grpc.max_receive_message_length", LARGEST_MESSAGE)])
     add_InferenceServicer_to_server(Inference(guard, catalog), server)
     add_ModelsServicer_to_server(Models(guard, catalog), server)
-    add_StatusServicer_to_server(Status(guard, catalog), server)
+    add_StatusServicer_to_server(Status(guard, catalog, notes), server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     names = [
         inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,

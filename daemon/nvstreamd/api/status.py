@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from importlib.metadata import version
 
@@ -19,14 +20,15 @@ from nvstreamd.supervisor.model import ServedModel
 class Status(StatusServicer):
     """nvstream.v1.Status."""
 
-    def __init__(self, guard: Guard, catalog: Catalog) -> None:
+    def __init__(self, guard: Guard, catalog: Catalog, notes: Sequence[str]) -> None:
         self.guard = guard
         self.catalog = catalog
+        self.notes = notes
         self._started = time.monotonic()
 
     async def GetStatus(self, request: status.GetStatusRequest,
                         context: Context) -> status.GetStatusResponse:
-        """Version, uptime, engines, and who the caller is taken for."""
+        """Version, uptime, engines, what the daemon does without, and who the caller is taken for."""
         try:
             peer = self.guard.admit(context, "nvstream.v1.Status/GetStatus")
         except NvstreamError as error:
@@ -36,6 +38,7 @@ class Status(StatusServicer):
             engines=[engine_status(served) for served in self.catalog.served.values()],
             caller=status.Caller(uid=peer.uid, administrator=self.guard.permissions.is_administrator(peer)),
             draining=self.guard.draining,
+            notes=self.notes,
         )
         response.uptime.FromTimedelta(timedelta(seconds=time.monotonic() - self._started))
         return response

@@ -8,6 +8,8 @@ from nvstream.v1 import inference_pb2, models_pb2, status_pb2
 
 Event = inference_pb2.StreamEvent
 
+# Of a daemon, on one line of a terminal.
+WITHOUT = "a drive that comes later is not noticed: no libudev"
 NOTES = ("cufile: refused, the card is not listed", "p2pdma: needs driver 595")
 
 
@@ -86,4 +88,5 @@ def daemon() -> status_pb2.GetStatusResponse:
         uptime=Duration(seconds=7500),
         engines=[engine],
         caller=status_pb2.Caller(uid=1000, administrator=True),
+        notes=[WITHOUT],
     )

@@ -276,6 +276,13 @@ def test_json_of_models_and_status(peer: Peer, capsys: Capture) -> None:
     assert (second["facts"], second["placement"]) == (None, None)
     assert gone == {"event": "unloaded", "name": "m"}
     assert (status["event"], status["engines"][0]["model"]["name"]) == ("status", "smollm2")
+    assert status["notes"] == [samples.WITHOUT]
+
+
+def test_status_says_what_the_daemon_does_without(peer: Peer, capsys: Capture) -> None:
+    peer.script("GetStatus", samples.daemon())
+    assert run_inside("status") == 0
+    assert samples.WITHOUT in capsys.readouterr().out.splitlines()
 
 
 def test_what_a_server_says_cannot_drive_the_terminal(peer: Peer, capsys: Capture) -> None:

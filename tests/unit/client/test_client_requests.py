@@ -182,4 +182,5 @@ def test_models_and_status(driver: Driver, peer: Peer) -> None:
     assert driver.call("unload", "smollm2") is None
     status = driver.call("status")
     assert (status.uptime_seconds, status.caller) == (7500.0, nvstream.Caller(1000, True))
+    assert status.notes == (samples.WITHOUT,)
     assert (status.engines[0].pid, status.engines[0].model) == (4711, first)

@@ -62,7 +62,7 @@ def daemon(status: DaemonStatus) -> RenderableType:
     """The daemon and a sheet for each of its engines."""
     caller = f"you are uid {status.caller.uid}{', an administrator' if status.caller.administrator else ''}"
     head = f"nvstreamd {status.version}, up {format_seconds(status.uptime_seconds)}, {caller}"
-    lines = [head, *(["shutting down: no new requests"] if status.draining else [])]
+    lines = [head, *(["shutting down: no new requests"] if status.draining else []), *status.notes]
     if not status.engines:
         lines.append("no model is loaded; load one: nvstream models load MODEL --budget 4GiB")
     sheets = (Group(Text(), _sheet(_engine_rows(engine))) for engine in status.engines)

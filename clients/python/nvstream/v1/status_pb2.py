@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from nvstream.v1 import models_pb2 as nvstream_dot_v1_dot_models__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18nvstream/v1/status.proto\x12\x0bnvstream.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x18nvstream/v1/models.proto\"\x12\n\x10GetStatusRequest\"\xb2\x01\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12)\n\x06uptime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x65ngines\x18\x03 \x03(\x0b\x32\x19.nvstream.v1.EngineStatus\x12#\n\x06\x63\x61ller\x18\x04 \x01(\x0b\x32\x13.nvstream.v1.Caller\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\",\n\x06\x43\x61ller\x12\x0b\n\x03uid\x18\x01 \x01(\r\x12\x15\n\radministrator\x18\x02 \x01(\x08\"\x8a\x02\n\x0c\x45ngineStatus\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.nvstream.v1.Model\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x0e\n\x06queued\x18\x03 \x01(\r\x12\x10\n\x08restarts\x18\x04 \x01(\r\x12\x0e\n\x06passes\x18\x05 \x01(\x04\x12\x16\n\x0estreamed_bytes\x18\x06 \x01(\x04\x12\x18\n\x10tokens_generated\x18\x07 \x01(\x04\x12\x15\n\rkv_pages_used\x18\x08 \x01(\x04\x12\x16\n\x0ekv_pages_total\x18\t \x01(\x04\x12\x10\n\x03pid\x18\n \x01(\x03H\x00\x88\x01\x01\x12\x19\n\x11peak_weight_bytes\x18\x0b \x01(\x04\x42\x06\n\x04_pid2T\n\x06Status\x12J\n\tGetStatus\x12\x1d.nvstream.v1.GetStatusRequest\x1a\x1e.nvstream.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18nvstream/v1/status.proto\x12\x0bnvstream.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x18nvstream/v1/models.proto\"\x12\n\x10GetStatusRequest\"\xc1\x01\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12)\n\x06uptime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x65ngines\x18\x03 \x03(\x0b\x32\x19.nvstream.v1.EngineStatus\x12#\n\x06\x63\x61ller\x18\x04 \x01(\x0b\x32\x13.nvstream.v1.Caller\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12\r\n\x05notes\x18\x06 \x03(\t\",\n\x06\x43\x61ller\x12\x0b\n\x03uid\x18\x01 \x01(\r\x12\x15\n\radministrator\x18\x02 \x01(\x08\"\x8a\x02\n\x0c\x45ngineStatus\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.nvstream.v1.Model\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x0e\n\x06queued\x18\x03 \x01(\r\x12\x10\n\x08restarts\x18\x04 \x01(\r\x12\x0e\n\x06passes\x18\x05 \x01(\x04\x12\x16\n\x0estreamed_bytes\x18\x06 \x01(\x04\x12\x18\n\x10tokens_generated\x18\x07 \x01(\x04\x12\x15\n\rkv_pages_used\x18\x08 \x01(\x04\x12\x16\n\x0ekv_pages_total\x18\t \x01(\x04\x12\x10\n\x03pid\x18\n \x01(\x03H\x00\x88\x01\x01\x12\x19\n\x11peak_weight_bytes\x18\x0b \x01(\x04\x42\x06\n\x04_pid2T\n\x06Status\x12J\n\tGetStatus\x12\x1d.nvstream.v1.GetStatusRequest\x1a\x1e.nvstream.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,11 +36,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=99
   _globals['_GETSTATUSREQUEST']._serialized_end=117
   _globals['_GETSTATUSRESPONSE']._serialized_start=120
-  _globals['_GETSTATUSRESPONSE']._serialized_end=298
-  _globals['_CALLER']._serialized_start=300
-  _globals['_CALLER']._serialized_end=344
-  _globals['_ENGINESTATUS']._serialized_start=347
-  _globals['_ENGINESTATUS']._serialized_end=613
-  _globals['_STATUS']._serialized_start=615
-  _globals['_STATUS']._serialized_end=699
+  _globals['_GETSTATUSRESPONSE']._serialized_end=313
+  _globals['_CALLER']._serialized_start=315
+  _globals['_CALLER']._serialized_end=359
+  _globals['_ENGINESTATUS']._serialized_start=362
+  _globals['_ENGINESTATUS']._serialized_end=628
+  _globals['_STATUS']._serialized_start=630
+  _globals['_STATUS']._serialized_end=714
 # @@protoc_insertion_point(module_scope)

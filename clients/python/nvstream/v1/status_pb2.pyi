@@ -44,6 +44,7 @@ class GetStatusResponse(_message.Message):
     ENGINES_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     draining: _builtins.bool
     @_builtins.property
@@ -52,6 +53,10 @@ class GetStatusResponse(_message.Message):
     def engines(self) -> _containers.RepeatedCompositeFieldContainer[Global___EngineStatus]: ...
     @_builtins.property
     def caller(self) -> Global___Caller: ...
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the daemon does without on this machine, and why."""
+
     def __init__(
         self,
         *,
@@ -60,10 +65,11 @@ class GetStatusResponse(_message.Message):
         engines: _abc.Iterable[Global___EngineStatus] | None = ...,
         caller: Global___Caller | None = ...,
         draining: _builtins.bool = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "draining", b"draining", "engines", b"engines", "uptime", b"uptime", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "draining", b"draining", "engines", b"engines", "notes", b"notes", "uptime", b"uptime", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,7 +14,8 @@ PYTEST = f"PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 {ROOT}/.venv/bin/python -m pytest -p
 SECONDS = 600.0
 # A boot and the imports of a test run take a minute without KVM. Files that are not here have a guest of their own.
 TOGETHER = (("test_claims.py", "test_doctor.py", "test_uevents.py", "test_vfio.py", "test_vfio_window.py"),
-            ("test_nvme_host.py", "test_kmod.py", "test_nvme_vram.py"), ("test_dmabuf.py", "test_leak.py"))
+            ("test_nvme_host.py", "test_kills.py", "test_kmod.py", "test_nvme_vram.py"),
+            ("test_served_drives.py", "test_dmabuf.py", "test_leak.py"))
 GUESTS = (*TOGETHER, *((file,) for file in FILES if not any(file in group for group in TOGETHER)))
 # As in the files themselves.
 UNREADABLE = {"test_nvme_host.py": 48 * MIB}

@@ -1,78 +1,31 @@
-"""Does a drive of ours put the right bytes in the right place, and nothing anywhere else, whatever becomes of us?"""
+"""Does a drive of ours put the right bytes in the right place, and nothing anywhere else?"""
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from random import Random
 
 import pytest
 
 from nvdma.arena import Arena
-from nvdma.backends.nvme import NvmeBackend, Place
 from nvdma.errors import BackendUnavailable, CommandRefused
-from nvdma.nvme.drive import Drive
-from nvdma.pci.access import Access, VfioAccess
-from nvdma.pci.address import PciAddress
-from nvdma.pci.vfio import Container, Device
-from nvdma.pci.vfio_open import open_function
-from nvdma.types import Read, Source
-from vm.guest.machine import command_register, controllers, first_bytes, give_back, hand_over
+from nvdma.types import Read
+from vm.guest.machine import command_register, controllers
+from vm.guest.taken import DEPTH, SECONDS, Taken, backend, drain, taken_from_the_kernel
 
 MIB = 1 << 20
 PAGE = 4096
-DEPTH = 32
-SECONDS = 60.0
 BUS_MASTER = 1 << 2
 CANARY = 0xA5
 # As in vm/test_guests.py. What lies around it is nothing but zeros.
 UNREADABLE = 48 * MIB
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A drive that the kernel has given up, and what the kernel read from it before."""
-
-    address: PciAddress
-    content: bytes
-
-
 @pytest.fixture(scope="module", params=["LAB0", "LAB1"])
 def taken(request: pytest.FixtureRequest) -> Iterator[Taken]:
     """Blocks of 512 bytes and transfers of 1 MiB; blocks of 4096 bytes and transfers of 512 KiB."""
-    address = controllers()[request.param]
-    content = first_bytes(address, 24 * MIB)
-    hand_over(address, "vfio-pci")
-    yield Taken(address, content)
-    give_back(address)
-
-
-def access(address: PciAddress, stack: ExitStack) -> Access:
-    """The function, as an engine gets it."""
-    opened = open_function(address, stack)
-    return VfioAccess(Container(opened.container), Device(opened.device))
-
-
-@contextmanager
-def backend(taken: Taken, arena: Arena, offset: int = 0, size: int | None = None) -> Iterator[NvmeBackend]:
-    """An open backend over the drive's first bytes, or others."""
-    with ExitStack() as stack:
-        drive = Drive(access(taken.address, stack), str(taken.address), DEPTH)
-        source = Source(-1, "lab", len(taken.content) if size is None else size)
-        found = NvmeBackend("nvme_host", [drive], [Place(0, 1, offset)], [source], arena)
-        found.open()
-        stack.callback(found.close)
+    with taken_from_the_kernel(controllers()[request.param], 24 * MIB) as found:
         yield found
-
-
-def drain(found: NvmeBackend) -> dict[int, int]:
-    done: dict[int, int] = {}
-    while found.in_flight:
-        done |= {completion.tag: completion.nbytes for completion in found.wait(SECONDS)}
-    return done
 
 
 def test_every_byte_is_the_kernels_and_lands_where_it_was_asked_for(taken: Taken) -> None:
@@ -145,48 +98,3 @@ def test_when_it_is_closed_with_reads_under_way_nothing_lands_any_more(taken: Ta
         arena.view[:] = bytes(arena.nbytes)
         assert not command_register(taken.address) & BUS_MASTER
         assert bytes(arena.view) == bytes(arena.nbytes)
-
-
-def reader(taken: Taken, ready: int) -> None:
-    """Reads for ever; tells `ready` once it has begun."""
-    with Arena(16 * MIB) as arena, backend(taken, arena) as found:
-        submitted = 0
-        while True:
-            room = found.facts.depth - found.in_flight
-            tags = range(submitted, submitted + room)
-            found.submit([Read(tag, 0, tag % 32 * 512 << 10, 512 << 10, tag % 32 * 512 << 10) for tag in tags])
-            if not submitted:
-                os.write(ready, b"!")
-            submitted += room
-            found.wait(SECONDS)
-
-
-def kill_while_reading(taken: Taken) -> None:
-    """A child that reads with a full queue, and kill -9."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            reader(taken, writing)
-        finally:
-            os._exit(1)
-    os.close(writing)
-    assert os.read(reading, 1) == b"!"
-    os.close(reading)
-    os.kill(child, signal.SIGKILL)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-
-
-def test_a_hundred_kills_with_reads_under_way(taken: Taken) -> None:
-    """Memory that the killed ones gave back is ours soon after: not a byte of it may change."""
-    canary = bytes([CANARY]) * (16 * MIB)
-    for _ in range(50):  # on each of two drives
-        kill_while_reading(taken)
-        with Arena(len(canary)) as witness:
-            witness.view[:] = canary
-            assert not command_register(taken.address) & BUS_MASTER
-            assert bytes(witness.view) == canary
-    with Arena(MIB) as arena, backend(taken, arena) as found:
-        found.submit([Read(0, 0, 0, 512 << 10, 0)])
-        drain(found)
-        assert bytes(arena.view[: 512 << 10]) == taken.content[: 512 << 10]

@@ -29,7 +29,7 @@ OPTIONS = ("--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/u
            "--dpkgopt=path-exclude=/usr/share/locale/*", '--aptopt=APT::Install-Recommends "false"')
 PROXY = re.compile(r"Acquire::https?::(.*::)?(proxy|CaInfo)", re.IGNORECASE)
 PROGRAMS = ("qemu-system-x86_64", "busybox", "mmdebstrap", "mke2fs")
-# Modules for devices that QEMU has not given the guest, half of all: depmod, which DKMS runs, reads each.
+# Modules for devices that QEMU has not given the guest, nearly half of all: depmod, which DKMS runs, reads each.
 FOREIGN = ("sound", "drivers/media", "drivers/net", "drivers/iio", "drivers/hwmon", "drivers/comedi")
 MIB = 1 << 20
 ROOM = 512 * MIB

@@ -30,19 +30,28 @@ def test_linter_finds_nothing(tool: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def loaded_with(modules: str) -> set[str]:
+    """What a process has loaded that imports these."""
+    script = f"import json, sys, {modules}; print(json.dumps([*sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
 def test_the_root_process_imports_neither_torch_nor_a_model_parser() -> None:
     """The daemon runs as root: what parses model files or computes must not be loaded into it."""
-    script = "import json, sys, nvstreamd.__main__; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    loaded = set(json.loads(done.stdout))
+    loaded = loaded_with("nvstreamd.__main__, nvstreamd.app")
     assert not loaded & {"torch", "cupy", "tokenizers", "llguidance", "numpy", "jinja2", "nvstreamd.engine"}
+
+
+def test_commands_answer_without_what_only_serving_or_the_doctor_needs() -> None:
+    """`recover` runs each time the service has ended."""
+    assert not loaded_with("nvstreamd.__main__") & {"grpc", "numpy", "nvstreamd.app", "nvstreamd.doctor.examine"}
 
 
 def test_an_engine_imports_neither_grpc_nor_asyncio() -> None:
     """It speaks over a socket pair; each start of one would wait for them, and each engine keep them in memory."""
-    script = "import json, sys, nvstreamd.engine.__main__, nvstreamd.engine.service; print(json.dumps([*sys.modules]))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert not set(json.loads(done.stdout)) & {"grpc", "asyncio", "ssl", "nvstream.client", "nvstream.aio"}
+    loaded = loaded_with("nvstreamd.engine.__main__, nvstreamd.engine.service")
+    assert not loaded & {"grpc", "asyncio", "ssl", "nvstream.client", "nvstream.aio"}
 
 
 @pytest.mark.parametrize("tree", ["daemon", "dma", "clients/python", "scripts", "tests"])

@@ -80,7 +80,7 @@ STEPS = {
     "taken": f"driver {SPARE}; driver {USED}",
     "kill": f"systemctl kill --signal KILL nvstreamd.service; ask packed {TOKENS}; driver {SPARE}",
     "drain": f"""ask packed {MORE_TOKENS} > /root/stream & stream=$!
-        grep -q -m 1 delta <(tail -F --lines +1 --pid $stream /root/stream)
+        grep -q -m 1 delta <(tail -F --lines +1 --pid $stream /root/stream) || echo "it ended without a token"
         systemctl stop nvstreamd.socket nvstreamd.service; wait $stream; cat /root/stream""",
     "returned": f"""driver {SPARE}; sha256sum < /dev/$(disk {SPARE}) | cmp - /root/content; cat /srv/data/file
         systemctl show --property Result --value nvstreamd.service; cd /var/lib/nvstreamd; ls models claims""",

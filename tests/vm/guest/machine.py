@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import socket
 import stat
 import subprocess
 import sys
@@ -15,23 +17,36 @@ from nvdma.pci.address import PciAddress
 
 DEVICES = Path("/sys/bus/pci/devices")
 SECONDS = 20.0
-# Between two looks: a loop would take a processor from QEMU, which is the hardware that is waited for.
-PAUSE_SECONDS = 0.005
+# linux/netlink.h; its first group is what the kernel itself says.
+NETLINK_KOBJECT_UEVENT, KERNEL = 15, 1
+LONGEST_EVENT = 8192
 # The function whose BAR 2 stands in for a GPU's memory: lab.py puts it into this slot.
 BAR_OWNER = PciAddress(0, 0, 0x1E, 0)
 NOBODY = 65534
 
 
-def controllers() -> dict[str, PciAddress]:
-    """NVMe functions by serial number, as the kernel's driver knows them; waits until it knows both."""
+def wait_until(is_so: Callable[[], object], what: str) -> None:
+    """Looks whenever the kernel has said something: a loop would take a processor from QEMU, which is the hardware."""
     deadline = time.monotonic() + SECONDS
-    while True:
-        found = {(path / "serial").read_text().strip(): PciAddress.parse((path / "address").read_text().strip())
-                 for path in Path("/sys/class/nvme").glob("nvme*") if is_live(path)}
-        if len(found) == 2:
-            return found
-        assert time.monotonic() < deadline, f"the kernel knows {found} only"
-        time.sleep(PAUSE_SECONDS)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, NETLINK_KOBJECT_UEVENT) as said:
+        said.bind((0, KERNEL))
+        while not is_so():
+            left = deadline - time.monotonic()
+            assert left > 0, f"waited {SECONDS} s for {what}"
+            if select.select([said], [], [], left)[0]:
+                said.recv(LONGEST_EVENT)
+
+
+def live_controllers() -> dict[str, PciAddress]:
+    """NVMe functions by serial number, those that the kernel's driver knows by now."""
+    return {(path / "serial").read_text().strip(): PciAddress.parse((path / "address").read_text().strip())
+            for path in Path("/sys/class/nvme").glob("nvme*") if is_live(path)}
+
+
+def controllers() -> dict[str, PciAddress]:
+    """NVMe functions by serial number; waits until the kernel's driver knows both."""
+    wait_until(lambda: len(live_controllers()) == 2, "the kernel to know two drives")
+    return live_controllers()
 
 
 def is_live(controller: Path) -> bool:
@@ -93,12 +108,9 @@ def answer_to_bars(address: PciAddress, does: int = 1) -> None:
 
 def block_device(address: PciAddress) -> Path:
     """The only namespace of a controller that the kernel's driver holds; the driver looks for it after it has that."""
-    deadline = time.monotonic() + SECONDS
-    while True:
-        for found in (DEVICES / str(address) / "nvme").glob("nvme*/nvme*n1"):
-            return Path("/dev") / found.name
-        assert time.monotonic() < deadline, f"{address} shows no namespace"
-        time.sleep(PAUSE_SECONDS)
+    controller = DEVICES / str(address) / "nvme"
+    wait_until(lambda: any(controller.glob("nvme*/nvme*n1")), f"a namespace of {address}")
+    return Path("/dev") / next(controller.glob("nvme*/nvme*n1")).name
 
 
 def first_bytes(address: PciAddress, nbytes: int) -> bytes:

@@ -14,7 +14,6 @@ from nvdma.types import Read
 from vm.guest.machine import command_register, controllers
 from vm.guest.taken import DEPTH, SECONDS, Taken, backend, drain, taken_from_the_kernel
 
-MIB = 1 << 20
 PIECE = 512 << 10
 KILLS = 50  # of each of two processes
 BUS_MASTER = 1 << 2
@@ -55,20 +54,21 @@ def start_reading(taken: Taken) -> tuple[int, int]:
 
 
 def kill_while_reading(drives: Sequence[Taken]) -> None:
-    """A process for each drive, and kill -9 when all read."""
+    """A process for each drive, and kill -9 when all read; also when one does not, for the kernel waits for them."""
     readers = [start_reading(taken) for taken in drives]
-    for _, reading in readers:
-        assert os.read(reading, 1) == b"!"
-        os.close(reading)
-    for child, _ in readers:
-        os.kill(child, signal.SIGKILL)
-    for child, _ in readers:
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    try:
+        begun = [os.read(reading, 1) for _, reading in readers]
+    finally:
+        for child, reading in readers:
+            os.kill(child, signal.SIGKILL)
+            os.close(reading)
+        ended = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child, _ in readers]
+    assert begun == [b"!"] * len(drives) and ended == [-signal.SIGKILL] * len(drives)
 
 
 def test_a_hundred_kills_with_reads_under_way(both: Sequence[Taken]) -> None:
     """What the killed ones gave back is ours soon after: not a byte of it may change."""
-    canary = bytes([CANARY]) * (DEPTH * PIECE)
+    canary = bytes([CANARY]) * (len(both) * DEPTH * PIECE)
     for _ in range(KILLS):
         kill_while_reading(both)
         with Arena(len(canary)) as witness:

@@ -10,7 +10,7 @@ from nvstreamd.hardware.system import Ran, System
 
 # A FIFO of a machine that a daemon runs on: a byte in it is an uevent that says that a disk came.
 UEVENTS = "uevents"
-# A file with the address of a function.
+# A file with the address of a function that is overlooked once (support.recorded_daemon).
 HIDDEN = "hidden"
 MACHINES = Path(__file__).resolve().parents[1] / "fixtures/machines"
 

@@ -12,7 +12,7 @@ FILES = sorted(path.name for path in (Path(__file__).parent / "guest").glob("tes
 # Plugins of packages that tests in a guest do not use take twenty seconds to import there.
 PYTEST = f"PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 {ROOT}/.venv/bin/python -m pytest -p no:cacheprovider -q -rs --durations=8"
 SECONDS = 600.0
-# A boot and the imports of a test run take a minute without KVM. Files that are not here have a guest of their own.
+# A boot and the imports of a test run take a quarter of a minute. Files that are not here have a guest of their own.
 TOGETHER = (("test_claims.py", "test_doctor.py", "test_uevents.py", "test_vfio.py", "test_vfio_window.py"),
             ("test_nvme_host.py", "test_kills.py", "test_kmod.py", "test_nvme_vram.py"),
             ("test_served_drives.py", "test_dmabuf.py", "test_leak.py"))

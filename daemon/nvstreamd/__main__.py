@@ -12,6 +12,7 @@ from typing import Any
 from nvstreamd.administration import add_commands, run
 from nvstreamd.config import load_config
 from nvstreamd.errors import NvstreamError
+from nvstreamd.text import log_to_stderr
 
 
 class ShowVersion(argparse.Action):
@@ -57,7 +58,7 @@ def overrides(given: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     """Exit status 0 after a drained stop, 1 when the daemon could not start or go on."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     given = arguments()
     try:
         if given.command is not None:

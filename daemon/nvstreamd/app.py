@@ -16,6 +16,8 @@ from pathlib import Path
 from nvstreamd.api import server
 from nvstreamd.api.front import Front, public_socket
 from nvstreamd.api.guard import Guard
+from nvstreamd.api.health import Health
+from nvstreamd.api.parts import Parts
 from nvstreamd.api.permissions import Permissions
 from nvstreamd.config import Config
 from nvstreamd.errors import ConfigError, HardwareError, NvstreamError
@@ -25,11 +27,14 @@ from nvstreamd.hardware.eligibility import policy_of
 from nvstreamd.hardware.holder import ClaimHolder
 from nvstreamd.hardware.journal import Journal
 from nvstreamd.hardware.system import System
+from nvstreamd.supervisor.admission import Admission
 from nvstreamd.supervisor.arrivals import Arrivals
 from nvstreamd.supervisor.catalog import Catalog
 from nvstreamd.supervisor.model import ServedModel
+from nvstreamd.supervisor.watch import TICK_SECONDS
 from nvstreamd.supervisor.ways import Hardware
 from nvstreamd.systemd import listening_socket, notify
+from nvstreamd.text import places
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +58,14 @@ class App:
 
     def __init__(self, config: Config, system: System | None = None) -> None:
         self.config = config
-        self.health = server.Health()
+        self.health = Health()
         self.guard = Guard(Permissions(config.admin_group))
         policy, journal = policy_of(config), Journal(config.claims)
         self.system = system or System()
         self.holder = ClaimHolder(Claims(self.system, journal), policy)
         hardware = Hardware(DriveStore(self.system, policy, journal), self.holder)
         self.catalog = Catalog(config, hardware, self._model_changed)
+        self.admission = Admission(config)
         self.notes: list[str] = []
         self._background: set[asyncio.Task[None]] = set()
 
@@ -74,8 +80,13 @@ class App:
             self._attempt("engines may pin little memory", allow_pinning)
             self._recover()
             stack.push_async_callback(self.catalog.unload_all)
-            await server.start(private / "grpc.sock", self.guard, self.catalog, self.health, self.notes, stack)
+            self.admission.meter.open()
+            stack.callback(self.admission.meter.save, at_once=True)
+            parts = Parts(self.guard, self.catalog, self.admission, self.health, self.notes)
+            await server.start(private / "grpc.sock", parts, stack)
             await Front(listener, private / "grpc.sock").start(stack)
+            ticking = asyncio.create_task(self._tick())
+            stack.callback(ticking.cancel)
             log.info("listening on %s", listener.getsockname())
             with ExitStack() as listening:
                 self._attempt("a drive that comes later is not noticed", lambda: self._listen_for_drives(listening))
@@ -95,6 +106,16 @@ class App:
                               "another daemon listens there, or its directory is not writable") from error
         stack.callback(self.config.socket.unlink, missing_ok=True)
         return listener
+
+    async def _tick(self) -> None:
+        """Looks after engines and counters once a second, whatever happens."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            try:
+                self.catalog.tick()
+                self.admission.meter.save()
+            except Exception as error:
+                log.error("looking after engines: %s", places(error))
 
     def _recover(self) -> None:
         """What an earlier daemon left claimed is given back before anything is claimed anew."""

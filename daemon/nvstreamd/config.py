@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from nvstreamd.errors import ConfigError
 
@@ -49,12 +49,37 @@ class DriveConfig(_Checked):
     serial: Annotated[str, Field(min_length=1, max_length=20)]
 
 
+class QuotaConfig(_Checked):
+    """What a user, the members of a group, or (with neither) everybody else may have.
+
+    `weight` is the share of an engine that is busy, `priority` batch waits for all others. Of the rest None is no
+    limit: tokens of prompts and answers, `requests` that are open at once, `longest_context` in tokens.
+    """
+
+    user: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    group: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    weight: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    priority: Literal["interactive", "batch"] = "interactive"
+    requests: Annotated[int, Field(ge=0)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    tokens_per_day: Annotated[int, Field(ge=0)] | None = None
+    longest_context: Annotated[int, Field(ge=2)] | None = None
+
+    @model_validator(mode="after")
+    def _names_one(self) -> QuotaConfig:
+        if self.user is not None and self.group is not None:
+            raise ValueError("a quota is for a user or for a group: name one of them")
+        return self
+
+
 class Config(_Checked):
     """Everything that can be configured. Sizes are in bytes or written as 60MiB."""
 
     socket: Path
     store: Path
     claims: Path
+    usage: Path
+    quotas: tuple[QuotaConfig, ...] = ()
     drives: tuple[DriveConfig, ...] = ()
     unsafe_noiommu: bool = False
     memory: Size = 1 << 30
@@ -93,7 +118,7 @@ def state_directory() -> Path:
 def load_config(path: Path | None, overrides: dict[str, Any]) -> Config:
     """The file's values under the command line's. Raises ConfigError naming file and key."""
     values: dict[str, Any] = {"socket": runtime_directory() / "nvstreamd.sock", "store": state_directory() / "models",
-                              "claims": state_directory() / "claims"}
+                              "claims": state_directory() / "claims", "usage": state_directory() / "usage.json"}
     try:
         if path is not None:
             values |= tomllib.loads(path.read_text())

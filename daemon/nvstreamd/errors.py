@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nvstreamd.text import FIELD_BYTES, HINT_BYTES, MESSAGE_BYTES, bounded
+
+STATUSES = frozenset((
+    "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
+    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+))
 
 class NvstreamError(Exception):
-    """Base of every error that a user sees. `status` is a grpc.StatusCode name, `hint` says what to do."""
+    """Base of every error that a user sees. `status` is a grpc.StatusCode name, `hint` says what to do.
+
+    Its texts are bounded, and have no control characters, whatever they repeat.
+    """
 
     status = "INTERNAL"
     fatal = False
 
     def __init__(self, message: str, hint: str = "", *, field: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.field = field
+        self.message = bounded(message, MESSAGE_BYTES)
+        self.hint = bounded(hint, HINT_BYTES)
+        self.field = bounded(field, FIELD_BYTES)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -44,7 +54,20 @@ class PermissionDenied(NvstreamError):
 
 
 class QuotaExceeded(NvstreamError):
-    """The queue or the caller's share is full (google.rpc.QuotaFailure, RetryInfo)."""
+    """The queue, or the caller's share of something, is full (google.rpc.QuotaFailure, RetryInfo).
+
+    `retry_seconds` says when to come back.
+    """
+
+    status = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, message: str, hint: str, *, field: str, retry_seconds: float = 5.0) -> None:
+        super().__init__(message, hint, field=field)
+        self.retry_seconds = retry_seconds
+
+
+class NotRead(NvstreamError):
+    """The client does not read what its stream has for it."""
 
     status = "RESOURCE_EXHAUSTED"
 
@@ -89,9 +112,23 @@ class StorageError(NvstreamError):
 
 
 class EngineLost(NvstreamError):
-    """An engine died more often than it is replaced."""
+    """An engine died."""
 
     status = "UNAVAILABLE"
+
+
+class EnginePaused(EngineLost):
+    """Engines died one after the other; `retry_seconds` says when the next one is started."""
+
+    def __init__(self, message: str, hint: str, *, retry_seconds: float) -> None:
+        super().__init__(message, hint)
+        self.retry_seconds = retry_seconds
+
+
+class PoisonedRequest(NvstreamError):
+    """A call was there whenever engines died, and the last time it was alone."""
+
+    status = "ABORTED"
 
 
 class Draining(NvstreamError):
@@ -167,7 +204,17 @@ class JournalError(NvstreamError):
 
 
 def from_wire(status: str, message: str, hint: str, field: str) -> NvstreamError:
-    """The error that an engine reported, with the status it named."""
+    """The error that an engine reported, with the status it named. An engine may report anything."""
     error = NvstreamError(message, hint, field=field)
-    error.status = status
+    error.status = status if status in STATUSES else "INTERNAL"
     return error
+
+
+def unexpected(error: Exception, what: str) -> NvstreamError:
+    """Any exception as an error of ours: itself if it is one, otherwise INTERNAL, saying its kind and `what` failed.
+
+    The text of a foreign exception may hold what another user sent, so it is left out.
+    """
+    if isinstance(error, NvstreamError):
+        return error
+    return NvstreamError(f"{what} failed: {type(error).__name__}", "the log says where; report it")

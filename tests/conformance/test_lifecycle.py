@@ -120,7 +120,7 @@ def test_one_broken_model_does_not_keep_the_others_away(tmp_path: Path) -> None:
         assert daemon.generate("good", "The capital of France is", max_tokens=1).text == " Paris"
 
 
-def test_an_engine_that_keeps_dying_is_given_up(tmp_path: Path, name: str) -> None:
+def test_a_model_whose_engines_keep_dying_refuses_for_a_while_and_comes_back(tmp_path: Path, name: str) -> None:
     config = tmp_path / "nvstreamd.toml"
     config.write_text(f'engine_restarts = 1\nmodel_directories = ["{SMOLLM2.parent}"]\n')
     with running(tmp_path, "--config", str(config)) as daemon:
@@ -136,8 +136,10 @@ def test_an_engine_that_keeps_dying_is_given_up(tmp_path: Path, name: str) -> No
             for event in stream:
                 collected.take(event)
         assert failed.value.code() == grpc.StatusCode.UNAVAILABLE and "SIGKILL" in failed.value.details()
-        assert listed(daemon, name).state == models.MODEL_STATE_FAILED
-        assert daemon.load(name, 60 * MIB).state == models.MODEL_STATE_SERVING
+        collected.error = failed.value
+        assert "RetryInfo" in collected.details()
+        daemon.wait("the model to serve", lambda: listed(daemon, name).state == models.MODEL_STATE_SERVING)
+        assert daemon.generate(name, "The capital of France is", max_tokens=1).text == " Paris"
 
 
 def test_a_draining_daemon_says_so(tmp_path: Path, name: str) -> None:

@@ -15,9 +15,14 @@ from itertools import count
 from pathlib import Path
 
 from nvstreamd.api.peer import credentials, upstream_name
+from nvstreamd.errors import QuotaExceeded
+from nvstreamd.supervisor.pools import Pool
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 16
+# Of one user while nobody else wants any; each takes three descriptors and some 100 KiB.
+MOST_CONNECTIONS = 128
+END_SECONDS = 1.0
 
 
 def public_socket(path: Path) -> socket.socket:
@@ -46,29 +51,56 @@ class Front:
     def __init__(self, listener: socket.socket, upstream: Path) -> None:
         self.listener = listener
         self.upstream = upstream
+        self.connections = Pool("connections", MOST_CONNECTIONS, "use one for many calls")
         self._numbers = count(1)
+        self._relays: set[asyncio.Task[None]] = set()
 
     async def start(self, stack: AsyncExitStack) -> None:
-        """Accepts from now on; `stack` stops it."""
-        server = await asyncio.start_unix_server(self._relay, sock=self.listener)
+        """Accepts from now on; `stack` stops it, and ends every connection whatever its client does."""
+        server = await asyncio.start_unix_server(self._accept, sock=self.listener)
+        stack.push_async_callback(self._end)
         stack.callback(server.close)
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _end(self) -> None:
+        relays = list(self._relays)
+        for relay in relays:
+            relay.cancel()
+        if relays:
+            await asyncio.wait(relays, timeout=END_SECONDS)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = credentials(writer.get_extra_info("socket"))
-        name = self.upstream.parent / upstream_name(peer, next(self._numbers))
         try:
-            up_reader, up_writer = await self._connect(name)
-            try:
-                async with asyncio.TaskGroup() as both:
-                    both.create_task(_copy(reader, up_writer))
-                    both.create_task(_copy(up_reader, writer))
-            finally:
-                up_writer.close()
+            give_back = self.connections.take(peer.uid)
+        except QuotaExceeded as error:
+            # There is no message of ours before HTTP/2's: the client sees a connection that ends.
+            log.warning("a connection of uid %d is refused: %s", peer.uid, error)
+            writer.transport.abort()
+            return
+        relay = asyncio.create_task(self._relay(upstream_name(peer, next(self._numbers)), reader, writer))
+        self._relays.add(relay)
+        relay.add_done_callback(self._relays.discard)
+        relay.add_done_callback(lambda _: give_back())
+
+    async def _relay(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = self.upstream.parent / name
+        ends = [writer]
+        try:
+            up_reader, up_writer = await self._connect(path)
+            ends.append(up_writer)
+            async with asyncio.TaskGroup() as both:
+                both.create_task(_copy(reader, up_writer))
+                both.create_task(_copy(up_reader, writer))
         except* OSError as errors:
-            log.debug("connection of uid %d ended: %s", peer.uid, errors.exceptions)
+            log.debug("connection %s ended: %s", name, errors.exceptions)
+        except* asyncio.CancelledError:
+            # What a client does not read is not waited for.
+            for end in ends:
+                end.transport.abort()
         finally:
-            name.unlink(missing_ok=True)
-            writer.close()
+            path.unlink(missing_ok=True)
+            for end in ends:
+                end.close()
 
     async def _connect(self, name: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         upstream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

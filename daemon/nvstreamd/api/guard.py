@@ -1,16 +1,23 @@
-"""What does every call pass before its own code runs? Identity, permission, and whether the daemon takes calls."""
+"""May this caller use this method now, and is there a share of the daemon left for them?"""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 from nvstreamd.api.context import Context, when_over
 from nvstreamd.api.peer import Peer, of_call
 from nvstreamd.api.permissions import Permissions
 from nvstreamd.errors import Draining
+from nvstreamd.supervisor.pools import Pool
 
 STATUS = "nvstream.v1.Status/GetStatus"
+# Of one user while nobody else wants any; see Pool.
+MOST_CALLS = 256
+MOST_BYTES = 48 << 20
+# Messages of one user that are on their way at once.
+MOST_RECEIVING = 2
 
 
 class Guard:
@@ -19,25 +26,49 @@ class Guard:
     def __init__(self, permissions: Permissions) -> None:
         self.permissions = permissions
         self.draining = False
+        self.calls = Pool("open calls", MOST_CALLS, "end some first")
+        self.bytes = Pool("bytes in open requests", MOST_BYTES, "let some of them end, or send less")
         self.open_calls = 0
+        self._receiving: dict[int, tuple[asyncio.Semaphore, set[object]]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
     def admit(self, context: Context, method: str) -> Peer:
-        """The caller, when it may call `method` now. Raises PermissionDenied or Draining."""
+        """The caller, when there may be one more call of theirs. Raises PermissionDenied, Draining, QuotaExceeded."""
         peer = of_call(context.peer())
         self.permissions.check(method, peer)
         if self.draining and method != STATUS:
             raise Draining("the daemon is shutting down", "try again when it is back")
+        give_back = self.calls.take(peer.uid)
         self.open_calls += 1
         self._idle.clear()
-        when_over(context, self._ended)
+
+        def ended() -> None:
+            give_back()
+            self.open_calls -= 1
+            if not self.open_calls:
+                self._idle.set()
+
+        when_over(context, ended)
         return peer
 
-    def _ended(self) -> None:
-        self.open_calls -= 1
-        if not self.open_calls:
-            self._idle.set()
+    def charge(self, context: Context, peer: Peer, size: int) -> None:
+        """Counts the bytes of a request for as long as its call is open. Raises QuotaExceeded."""
+        when_over(context, self.bytes.take(peer.uid, size))
+
+    @asynccontextmanager
+    async def receiving(self, peer: Peer) -> AsyncIterator[None]:
+        """Waits until the caller may send a message."""
+        turns, waiting = self._receiving.setdefault(peer.uid, (asyncio.Semaphore(MOST_RECEIVING), set()))
+        token = object()
+        waiting.add(token)
+        try:
+            async with turns:
+                yield
+        finally:
+            waiting.discard(token)
+            if not waiting:
+                del self._receiving[peer.uid]
 
     async def drain(self, seconds: float) -> int:
         """Refuses calls from now on and waits for the open ones; returns how many were still open after `seconds`."""

@@ -8,9 +8,7 @@ from pathlib import Path
 from nvstream.v1 import models_pb2 as models
 from nvstream.v1.models_pb2_grpc import ModelsServicer
 from nvstreamd.api.context import Context
-from nvstreamd.api.guard import Guard
-from nvstreamd.api.rpc_errors import abort
-from nvstreamd.errors import InvalidRequest, NvstreamError
+from nvstreamd.errors import InvalidRequest
 from nvstreamd.supervisor.catalog import NAME, Catalog, as_message, model_name
 from nvstreamd.supervisor.jobs import PackOrder, pack
 
@@ -18,45 +16,32 @@ from nvstreamd.supervisor.jobs import PackOrder, pack
 class Models(ModelsServicer):
     """nvstream.v1.Models."""
 
-    def __init__(self, guard: Guard, catalog: Catalog) -> None:
-        self.guard = guard
+    def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
         self._importing: set[str] = set()
 
     async def List(self, request: models.ListRequest,
                    context: Context) -> models.ListResponse:
         """Every model the daemon knows."""
-        try:
-            self.guard.admit(context, "nvstream.v1.Models/List")
-            return models.ListResponse(models=self.catalog.all())
-        except NvstreamError as error:
-            await abort(context, error)
+        return models.ListResponse(models=self.catalog.all())
 
     async def Get(self, request: models.GetRequest,
                   context: Context) -> models.GetResponse:
         """One model with what it needs."""
-        try:
-            self.guard.admit(context, "nvstream.v1.Models/Get")
-            return models.GetResponse(model=await self.catalog.model(request.model))
-        except NvstreamError as error:
-            await abort(context, error)
+        return models.GetResponse(model=await self.catalog.model(request.model))
 
     async def Import(self, request: models.ImportRequest,
                      context: Context) -> AsyncIterator[models.ImportResponse]:
         """Packs a GGUF, with progress."""
+        source = Path(request.source)
+        name = request.name if request.HasField("name") else model_name(source)
+        self._check_import(source, name, request)
+        self._importing.add(name)
         try:
-            self.guard.admit(context, "nvstream.v1.Models/Import")
-            source = Path(request.source)
-            name = request.name if request.HasField("name") else model_name(source)
-            self._check_import(source, name, request)
-            self._importing.add(name)
-            try:
-                async for response in self._import(source, name, request):
-                    yield response
-            finally:
-                self._importing.discard(name)
-        except NvstreamError as error:
-            await abort(context, error)
+            async for response in self._import(source, name, request):
+                yield response
+        finally:
+            self._importing.discard(name)
 
     def _check_import(self, source: Path, name: str, request: models.ImportRequest) -> None:
         if not source.is_absolute():
@@ -87,27 +72,19 @@ class Models(ModelsServicer):
     async def Load(self, request: models.LoadRequest,
                    context: Context) -> models.LoadResponse:
         """Brings a model into service."""
-        try:
-            self.guard.admit(context, "nvstream.v1.Models/Load")
-            served = await self.catalog.load(
-                request.model,
-                request.budget if request.HasField("budget") else None,
-                request.kv_budget if request.HasField("kv_budget") else None,
-                request.backend if request.HasField("backend") else None,
-            )
-            return models.LoadResponse(model=as_message(served))
-        except NvstreamError as error:
-            await abort(context, error)
+        served = await self.catalog.load(
+            request.model,
+            request.budget if request.HasField("budget") else None,
+            request.kv_budget if request.HasField("kv_budget") else None,
+            request.backend if request.HasField("backend") else None,
+        )
+        return models.LoadResponse(model=as_message(served))
 
     async def Unload(self, request: models.UnloadRequest,
                      context: Context) -> models.UnloadResponse:
         """Takes a model out of service."""
-        try:
-            self.guard.admit(context, "nvstream.v1.Models/Unload")
-            await self.catalog.unload(request.model)
-            return models.UnloadResponse()
-        except NvstreamError as error:
-            await abort(context, error)
+        await self.catalog.unload(request.model)
+        return models.UnloadResponse()
 
 
 def _check_places(directories: Sequence[str], devices: Sequence[str]) -> None:

@@ -21,6 +21,8 @@ TABLE = {
     "nvstream.v1.Models/Unload": ADMINISTRATORS,
     "nvstream.v1.Status/GetStatus": EVERYBODY,
 }
+# What grpcio's own services tell is everybody's to know.
+STANDARD = ("grpc.health.v1.Health/", "grpc.reflection.v1alpha.ServerReflection/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Permissions:
 
     def check(self, method: str, peer: Peer) -> None:
         """Raises PermissionDenied unless the table lets the caller use `method` (service/method)."""
-        allowed = TABLE.get(method)
+        allowed = EVERYBODY if method.startswith(STANDARD) else TABLE.get(method)
         if allowed == EVERYBODY or (allowed == ADMINISTRATORS and self.is_administrator(peer)):
             return
         group = f" or a member of group {self.admin_group}" if self.admin_group else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import NoReturn
 
 import grpc
@@ -34,7 +35,9 @@ def details_of(error: NvstreamError) -> list[Message]:
         full = error_details_pb2.QuotaFailure.Violation(subject=error.field, description=error.message)
         found.append(error_details_pb2.QuotaFailure(violations=[full]))
     if error.status in RETRY_SECONDS:
-        delay = Duration(seconds=RETRY_SECONDS[error.status])
+        seconds = getattr(error, "retry_seconds", RETRY_SECONDS[error.status])
+        delay = Duration()
+        delay.FromTimedelta(timedelta(seconds=seconds))
         found.append(error_details_pb2.RetryInfo(retry_delay=delay))
     return found
 

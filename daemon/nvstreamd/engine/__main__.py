@@ -13,12 +13,14 @@ from typing import TypeGuard
 
 from nvstreamd.engine.channel import Channel
 from nvstreamd.errors import NvstreamError, ProtocolError
+from nvstreamd.text import log_to_stderr
 from nvstreamd.weights.files import OpenFile, adopt
 from nvstreamd.wire.engine_pb2 import Device, File, Load, Pack, ToEngine
 
 
 def main() -> int:
     """Exit status 0 when the daemon closed the channel or the job is done, 1 after a fatal error."""
+    log_to_stderr()
     parser = argparse.ArgumentParser(prog="nvstreamd-engine")
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the socket pair's end")
     channel = Channel(socket.socket(fileno=parser.parse_args().channel))

@@ -6,7 +6,8 @@ import socket
 import threading
 
 from nvstreamd.errors import NvstreamError, ProtocolError
-from nvstreamd.wire.engine_pb2 import Failure, FromEngine, ToEngine
+from nvstreamd.wire.engine_pb2 import FromEngine, ToEngine
+from nvstreamd.wire.failures import failure_of
 from nvstreamd.wire.frames import HEADER, frame, length_of
 
 MOST_DESCRIPTORS = 253
@@ -26,9 +27,7 @@ class Channel:
 
     def fail(self, error: NvstreamError, request: int = 0) -> None:
         """Reports an error, of a request or (0) of the engine."""
-        failure = Failure(id=request, status=error.status, message=error.message, hint=error.hint, field=error.field,
-                          fatal=error.fatal)
-        self.send(FromEngine(failure=failure))
+        self.send(FromEngine(failure=failure_of(error, request)))
 
     def receive_first(self) -> tuple[ToEngine, list[int]]:
         """The command this engine was started for, with the descriptors that came with it."""

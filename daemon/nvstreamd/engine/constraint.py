@@ -1,17 +1,16 @@
 """Which tokens keep the text within a JSON schema? Through llguidance.
 
-A schema comes from a user and may be made to hurt: it is compiled first where it can be killed (`constraint_check`),
-then here; every later step is bounded by the limits below.
+A schema comes from a user and may be made to hurt: it is compiled first where it can be killed (`check`, by a worker of
+the engine), then here; every later step is bounded by the limits below.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections import OrderedDict
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 import llguidance
@@ -25,7 +24,6 @@ LONGEST_SCHEMA: Final = 1 << 20
 CHECK_CPU_SECONDS: Final = 3
 CHECK_SECONDS: Final = 30.0
 CHECK_MEMORY: Final = 1 << 30
-REMEMBERED_SCHEMAS: Final = 1024
 # A state of the lexer takes 1 to 2 kB, and a request keeps its own: at most some 50 MB.
 LIMITS: Final[dict[str, Any]] = {"initial_lexer_fuel": 1_000_000, "step_lexer_fuel": 200_000, "step_max_items": 50_000,
                  "max_items_in_row": 2000, "max_lexer_states": 30_000, "max_grammar_size": 200_000,
@@ -58,60 +56,60 @@ class Constraints:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._llguidance: Any = None
-        self._checked: OrderedDict[bytes, None] = OrderedDict()
+        self._making = Lock()
 
     def json_schema(self, schema: str) -> Constraint:
-        """The constraint of a JSON schema. Raises InvalidRequest saying what is wrong with it."""
-        if len(schema) > LONGEST_SCHEMA:
-            raise InvalidRequest(f"the schema has {len(schema)} characters", f"at most {LONGEST_SCHEMA} are accepted",
-                                 field=FIELD)
+        """The constraint of a JSON schema that nobody has checked. Raises InvalidRequest saying what is wrong."""
+        check(schema)
+        return self.compile(schema)
+
+    def compile(self, schema: str) -> Constraint:
+        """The constraint of a JSON schema that `check` has passed. Raises InvalidRequest saying what is wrong."""
         if not self._tokenizer.eog_ids:
             raise InvalidRequest("the model has no end-of-generation token", "a schema needs one", field=FIELD)
-        self._check(schema)
-        if self._llguidance is None:
-            wrapped = llguidance.TokenizerWrapper(_Vocabulary(self._tokenizer))
-            self._llguidance = llguidance.LLTokenizer(wrapped, eos_token=sorted(self._tokenizer.eog_ids))
+        with self._making:
+            if self._llguidance is None:
+                wrapped = llguidance.TokenizerWrapper(_Vocabulary(self._tokenizer))
+                self._llguidance = llguidance.LLTokenizer(wrapped, eos_token=sorted(self._tokenizer.eog_ids))
         try:
             # Options can be given to an object only, and `true` means the same as no condition.
             text = "{}" if schema.strip() == "true" else schema
             grammar = llguidance.LLMatcher.grammar_from_json_schema(text, {"whitespace_pattern": WHITESPACE})
         except ValueError as error:
-            raise self._refused(str(error)) from error
+            raise _refused(str(error)) from error
         limits = llguidance.LLParserLimits(**LIMITS)
         matcher = llguidance.LLMatcher(self._llguidance, grammar, log_level=0, limits=limits)
         if matcher.is_error():
-            raise self._refused(problem_of(matcher))
+            raise _refused(problem_of(matcher))
         constraint = Constraint(matcher, self._tokenizer.vocab_size)
         constraint.allowed()  # a schema that no text meets is found here, not in the middle of a pass
         return constraint
 
-    def _check(self, schema: str) -> None:
-        """Compiles a schema that is new in a process with limits. Raises InvalidRequest."""
-        encoded = schema.encode()
-        digest = sha256(encoded).digest()
-        if digest in self._checked:
-            self._checked.move_to_end(digest)
-            return
-        try:
-            done = subprocess.run(_check_command(), input=encoded, capture_output=True, env={}, cwd="/",
-                                  timeout=CHECK_SECONDS, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise self._too_complex() from error
-        if done.stdout:
-            raise self._refused(done.stdout.decode("utf-8", "replace"))
-        if done.returncode:
-            raise self._too_complex()
-        self._checked[digest] = None
-        if len(self._checked) > REMEMBERED_SCHEMAS:
-            self._checked.popitem(last=False)
 
-    def _too_complex(self) -> InvalidRequest:
-        return InvalidRequest(
-            f"compiling the JSON schema takes more than {CHECK_CPU_SECONDS} s or {CHECK_MEMORY >> 20} MiB",
-            "use fewer patterns in allOf, shorter lists and ranges", field=FIELD)
+def check(schema: str) -> None:
+    """Compiles a schema in a process with limits, and throws the result away. Raises InvalidRequest."""
+    if len(schema) > LONGEST_SCHEMA:
+        raise InvalidRequest(f"the schema has {len(schema)} characters", f"at most {LONGEST_SCHEMA} are accepted",
+                             field=FIELD)
+    try:
+        done = subprocess.run(_check_command(), input=schema.encode(), capture_output=True, env={}, cwd="/",
+                              timeout=CHECK_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise _too_complex() from error
+    if done.stdout:
+        raise _refused(done.stdout.decode("utf-8", "replace"))
+    if done.returncode:
+        raise _too_complex()
 
-    def _refused(self, problem: str) -> InvalidRequest:
-        return InvalidRequest(f"the JSON schema is not usable: {problem[:500]}", "see json-schema.org", field=FIELD)
+
+def _too_complex() -> InvalidRequest:
+    return InvalidRequest(
+        f"compiling the JSON schema takes more than {CHECK_CPU_SECONDS} s or {CHECK_MEMORY >> 20} MiB",
+        "use fewer patterns in allOf, shorter lists and ranges", field=FIELD)
+
+
+def _refused(problem: str) -> InvalidRequest:
+    return InvalidRequest(f"the JSON schema is not usable: {problem}", "see json-schema.org", field=FIELD)
 
 
 def _check_command() -> list[str]:

@@ -1,113 +1,141 @@
-"""How does a call become a request that can be scheduled? Templates, tokens, limits, options."""
+"""How does a call become a request that can be scheduled? Its length, its token ids, limits, options."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 
 from nvstream.v1 import inference_pb2 as public
-from nvstreamd.engine.chat_template import Renderer, find_template
-from nvstreamd.engine.constraint import Constraint, Constraints
+from nvstreamd.engine.constraint import LONGEST_SCHEMA, Constraints
 from nvstreamd.engine.output import Output
+from nvstreamd.engine.preparation.desk import CHEAP, MESSAGE_COST
 from nvstreamd.engine.request import Request
 from nvstreamd.engine.sampling import Sampling
-from nvstreamd.engine.tokenizer import ChatTemplateError, Tokenizer, TokenizerError
+from nvstreamd.engine.tokenizer import Tokenizer, TokenizerError
 from nvstreamd.errors import BadModelFile, InvalidRequest
-from nvstreamd.wire.engine_pb2 import Encode, Encoded, Run
+from nvstreamd.wire.engine_pb2 import Encode, Prepare, Run
 
 MOST_STOPS = 16
 LONGEST_STOP = 1024
 MOST_LOGPROBS = 100
-MOST_VOCABULARY = 1 << 20
+# Of a text whose ids are asked for; what is to be answered is held against the context.
+LONGEST_TEXT = 1 << 22
 
 
 class Prompts:
-    """Tokenises for one model. `limit` is the number of tokens that a sequence may have."""
+    """Calls to one model. `limit` is the number of tokens that a sequence may have."""
 
-    def __init__(self, metadata: Mapping[str, object], tokenizer: Tokenizer, vocabulary: int, limit: int) -> None:
-        self.metadata = metadata
+    def __init__(self, tokenizer: Tokenizer, vocabulary: int, limit: int) -> None:
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.limit = limit
-        self.renderer = Renderer()
         self.constraints = Constraints(tokenizer)
+        self._longest_token = max(len(tokenizer.token_bytes(token, special=True))
+                                  for token in range(tokenizer.vocab_size))
 
-    def open(self, stack: ExitStack) -> None:
-        """`stack` ends the template process."""
-        stack.callback(self.renderer.close)
+    def questions(self, call: Run | Encode) -> list[tuple[Prepare, int]]:
+        """What is to be found out before a call can go on, each with what it may cost (see `desk.CHEAP`).
 
-    def encode(self, call: Encode) -> Encoded:
-        """The ids of a text or a conversation. Raises InvalidRequest."""
-        if call.WhichOneof("input") == "chat":
-            return Encoded(id=call.id, token_ids=self.chat(call.chat))
-        return Encoded(id=call.id, token_ids=self.text(call.text, call.add_special))
+        Raises InvalidRequest for what can be told from lengths alone.
+        """
+        if isinstance(call, Encode):
+            return [(Prepare(encode=call), _check_size(call, LONGEST_TEXT, self.limit))]
+        asks: list[tuple[Prepare, int]] = []
+        limit = self._limit_of(call)
+        check_options(call.options)
+        if call.WhichOneof("prompt") == "token_ids":
+            self._check_ids(call.token_ids.ids, limit)
+        else:
+            encode = Encode(uid=call.uid, add_special=True)
+            if call.WhichOneof("prompt") == "chat":
+                encode.chat.CopyFrom(call.chat)
+            else:
+                encode.text = call.text
+            asks.append((Prepare(encode=encode), _check_size(encode, limit * self._longest_token, limit)))
+        if call.options.HasField("json_schema"):
+            # Nobody can tell from its length what a schema costs.
+            asks.append((Prepare(json_schema=call.options.json_schema), CHEAP + 1))
+        return asks
 
-    def text(self, text: str, add_special: bool) -> list[int]:
-        """The ids of plain text; what spells a control token in it is one: a raw prompt is the caller's own."""
-        with _translated("text"):
-            return self.tokenizer.encode(text, add_special=add_special, parse_special=True)
+    def request(self, run: Run, ids: list[int] | None) -> Request:
+        """A call ready to be scheduled, brought to where its client has it. Raises InvalidRequest.
 
-    def chat(self, chat: public.ChatInput) -> list[int]:
-        """The ids of a conversation by the model's template; contents cannot spell control tokens."""
-        if not chat.messages:
-            raise InvalidRequest("there are no messages", "send at least one", field="messages")
-        with _translated("messages"):
-            messages = [{"role": message.role, "content": message.content} for message in chat.messages]
-            prompt = self.renderer.render(find_template(self.metadata), messages)
-            ids = self.tokenizer.encode_parts(
-                [(segment.text, segment.special) for segment in prompt.segments], add_special=True
-            )
-        # Most templates write the begin token themselves.
-        twice = len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_id
-        return ids[1:] if twice else ids
-
-    def request(self, run: Run) -> Request:
-        """A call ready to be scheduled, brought to where its client has it. Raises InvalidRequest."""
-        prompt = self._prompt(run)
+        `ids` are those of its text or conversation, None when the call brought ids itself.
+        """
+        limit = self._limit_of(run)
+        prompt = list(run.token_ids.ids) if ids is None else ids
+        self._check_ids(prompt, limit)
         options = run.options
+        constraint = self.constraints.compile(options.json_schema) if options.HasField("json_schema") else None
         request = Request(
             id=run.id,
             uid=run.uid,
             tokens=prompt,
             prompt_length=len(prompt),
-            limit=self.limit,
-            max_tokens=self._max_tokens(options, len(prompt)),
+            limit=limit,
+            max_tokens=options.max_tokens if options.HasField("max_tokens") else limit - len(prompt),
             sampling=sampling_of(options.sampling),
-            output=Output(self.tokenizer.detokenizer(), stops_of(options)),
-            constraint=self._constraint(options),
+            output=Output(self.tokenizer.detokenizer(), list(options.stop)),
+            constraint=constraint,
             ignore_eos=options.ignore_eos,
-            logprobs=_logprobs(options),
+            logprobs=options.logprobs if options.HasField("logprobs") else None,
+            weight=run.weight or 1.0,
+            batch=run.batch,
         )
         _replay(request, run.sent_token_ids)
         return request
 
-    def _prompt(self, run: Run) -> list[int]:
-        kind = run.WhichOneof("prompt")
-        if kind == "token_ids":
-            ids = list(run.token_ids.ids)
-        elif kind == "chat":
-            ids = self.chat(run.chat)
-        else:
-            ids = self.text(run.text, add_special=True)
+    def _limit_of(self, run: Run) -> int:
+        return min(self.limit, run.longest_context or self.limit)
+
+    def _check_ids(self, ids: Sequence[int], limit: int) -> None:
         if not ids:
             raise InvalidRequest("the prompt is empty", "send at least one token", field="prompt")
+        if len(ids) >= limit:
+            raise _too_long(f"{len(ids)} tokens", limit)
         if max(ids) >= self.vocabulary:
             raise InvalidRequest(f"token id {max(ids)} is not in the vocabulary",
                                  f"ids are below {self.vocabulary}", field="token_ids")
-        if len(ids) >= self.limit:
-            raise InvalidRequest(f"the prompt has {len(ids)} tokens, the context {self.limit}",
-                                 "shorten the prompt, or load the model with a larger kv_budget", field="prompt")
-        return ids
 
-    def _max_tokens(self, options: public.Options, prompt: int) -> int:
-        if not options.HasField("max_tokens"):
-            return self.limit - prompt
-        if options.max_tokens == 0:
-            raise InvalidRequest("max_tokens is 0", "leave it out or ask for one at least", field="options.max_tokens")
-        return options.max_tokens
 
-    def _constraint(self, options: public.Options) -> Constraint | None:
-        return self.constraints.json_schema(options.json_schema) if options.HasField("json_schema") else None
+def _check_size(call: Encode, characters: int, messages: int) -> int:
+    """What a call costs at most. Raises InvalidRequest when it cannot fit, whatever its tokens are.
+
+    Each token stands for a bounded number of bytes, each message for at least one token.
+    """
+    if call.WhichOneof("input") == "chat":
+        if not call.chat.messages:
+            raise InvalidRequest("there are no messages", "send at least one", field="messages")
+        if len(call.chat.messages) > messages:
+            raise _too_long(f"{len(call.chat.messages)} messages", messages)
+        length = sum(len(message.content) for message in call.chat.messages)
+        cost = length + MESSAGE_COST * len(call.chat.messages)
+    else:
+        length = cost = len(call.text)
+    if length > characters:
+        raise InvalidRequest(f"the prompt has {length} characters, more than {characters}",
+                             "shorten it, send it in parts, or load the model with a larger kv_budget", field="prompt")
+    return cost
+
+
+def _too_long(what: str, limit: int) -> InvalidRequest:
+    return InvalidRequest(f"the prompt has {what}, the context {limit} tokens",
+                          "shorten the prompt, load the model with a larger kv_budget, or ask for a larger quota",
+                          field="prompt")
+
+
+def check_options(options: public.Options) -> None:
+    """Raises InvalidRequest naming the option that is out of its range. Nothing here depends on the model."""
+    if options.HasField("max_tokens") and options.max_tokens == 0:
+        raise InvalidRequest("max_tokens is 0", "leave it out or ask for one at least", field="options.max_tokens")
+    if len(options.stop) > MOST_STOPS or any(not 0 < len(stop) <= LONGEST_STOP for stop in options.stop):
+        raise InvalidRequest("too many, too long or empty stop strings",
+                             f"at most {MOST_STOPS} of 1 to {LONGEST_STOP} characters", field="options.stop")
+    if options.logprobs > MOST_LOGPROBS:
+        raise InvalidRequest(f"logprobs is {options.logprobs}", f"at most {MOST_LOGPROBS}", field="options.logprobs")
+    if len(options.json_schema) > LONGEST_SCHEMA:
+        raise InvalidRequest(f"the schema has {len(options.json_schema)} characters",
+                             f"at most {LONGEST_SCHEMA} are accepted", field="options.json_schema")
+    sampling_of(options.sampling)
 
 
 def _replay(request: Request, sent: Iterable[int]) -> None:
@@ -122,41 +150,12 @@ def _replay(request: Request, sent: Iterable[int]) -> None:
         request.constraint.advance(tokens)
 
 
-def stops_of(options: public.Options) -> list[str]:
-    """The stop strings. Raises InvalidRequest."""
-    stops = list(options.stop)
-    if len(stops) > MOST_STOPS or any(not 0 < len(stop) <= LONGEST_STOP for stop in stops):
-        raise InvalidRequest("too many, too long or empty stop strings",
-                             f"at most {MOST_STOPS} of 1 to {LONGEST_STOP} characters", field="options.stop")
-    return stops
-
-
-def _logprobs(options: public.Options) -> int | None:
-    if not options.HasField("logprobs"):
-        return None
-    if options.logprobs > MOST_LOGPROBS:
-        raise InvalidRequest(f"logprobs is {options.logprobs}", f"at most {MOST_LOGPROBS}", field="options.logprobs")
-    return options.logprobs
-
-
 def sampling_of(message: public.Sampling) -> Sampling:
     """The fields that are set, the defaults for the others. Raises InvalidRequest."""
     given = {field.name: value for field, value in message.ListFields()}
     sampling = Sampling(**given)
     sampling.check()
     return sampling
-
-
-@contextmanager
-def _translated(field: str) -> Iterator[None]:
-    try:
-        yield
-    except ChatTemplateError as error:
-        raise InvalidRequest(str(error), error.hint, field=field) from error
-    except TokenizerError as error:
-        raise InvalidRequest(str(error), error.hint, field=field) from error
-    except ValueError as error:
-        raise InvalidRequest(str(error), "send Unicode text", field=field) from error
 
 
 def load_tokenizer(path: str, metadata: Mapping[str, object], vocabulary: int) -> Tokenizer:

@@ -18,7 +18,8 @@ class Request:
 
     `computed` tokens of it have their keys and values in `pages`. `limit` is the length at which it ends.
     `details` are the log probabilities of tokens that are still held back. `cached` prompt tokens came from another
-    request's pages, `preemptions` counts how often its own were taken away.
+    request's pages, `preemptions` counts how often its own were taken away, when `furthest` tokens had been computed.
+    `weight` is its user's share; a `batch` request waits for all others.
     """
 
     id: int
@@ -32,12 +33,15 @@ class Request:
     constraint: Constraint | None = None
     ignore_eos: bool = False
     logprobs: int | None = None
+    weight: float = 1.0
+    batch: bool = False
     details: deque[TokenLogprob] = field(default_factory=deque)
     stopped_by: str | None = None
     computed: int = 0
     pages: list[int] = field(default_factory=list)
     cached: int = 0
     preemptions: int = 0
+    furthest: int = 0
     passes: int = 0
     streamed_bytes: int = 0
     resident_bytes: int = 0

@@ -1,90 +1,94 @@
 """How does a loaded engine serve? Commands in between passes, passes while there is work.
 
-One thread receives: it tokenises and queues. The main thread runs passes and sends what they yield. It looks at the
-commands before every pass, so a cancelled request takes part in no further one.
+The main thread runs passes and sends what they yield. It looks at the commands before every pass, so a cancelled
+request takes part in no further one. Calls are received and prepared by other threads.
 """
 
 from __future__ import annotations
 
 import queue
-import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from contextlib import ExitStack
 
 import numpy as np
 
-from nvstream.v1 import inference_pb2 as public
-from nvstreamd.engine import sampling
 from nvstreamd.engine.channel import Channel
+from nvstreamd.engine.delivery import Delivery
+from nvstreamd.engine.heart import Heart, Signs
 from nvstreamd.engine.load import Loaded
-from nvstreamd.engine.output import Piece
+from nvstreamd.engine.preparation.forks import Forks
+from nvstreamd.engine.preparation.preparer import Preparer
 from nvstreamd.engine.prompts import Prompts
+from nvstreamd.engine.receiver import Command, Receiver
 from nvstreamd.engine.request import Request
 from nvstreamd.engine.scheduler import Scheduler, Work
-from nvstreamd.engine.usage import usage_message
+from nvstreamd.engine.threads import Threads
 from nvstreamd.errors import NvstreamError
-from nvstreamd.wire.engine_pb2 import Ended, FromEngine, Prefilled, Queued, Stats, ToEngine, Tokens
+from nvstreamd.wire.engine_pb2 import Encoded, FromEngine, Prefilled, Queued, Stats, UserLoad
 
-Command = Callable[[], None]
 STATS_SECONDS = 0.05
-
-
-def verdict_on(request: Request) -> tuple[public.FinishReason.ValueType, str | None] | None:
-    """Why a request has come to its end (and by which stop string), None while it goes on."""
-    if request.stopped_by is not None:
-        return public.FINISH_REASON_STOP, request.stopped_by
-    if request.constraint is not None and request.constraint.complete:
-        return public.FINISH_REASON_END, None
-    if request.generated >= request.max_tokens:
-        return public.FINISH_REASON_LENGTH, None
-    if len(request.tokens) >= request.limit:
-        return public.FINISH_REASON_CONTEXT, None
-    return None
+# Of how many narrow passes the pace is taken.
+PACE_PASSES = 32
 
 
 class Server:
-    """Serves one model until the daemon closes the channel or an error is fatal."""
+    """Serves one model until the daemon closes the channel or an error is fatal. Hears what becomes of calls."""
 
-    def __init__(self, channel: Channel, loaded: Loaded, prompts: Prompts, scheduler: Scheduler) -> None:
+    def __init__(self, channel: Channel, loaded: Loaded, prompts: Prompts, scheduler: Scheduler, forks: Forks) -> None:
         self.channel = channel
         self.loaded = loaded
-        self.prompts = prompts
         self.scheduler = scheduler
         self.requests: dict[int, Request] = {}
         self.places: dict[int, int] = {}
         self.commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self.delivery = Delivery(channel, prompts.tokenizer, self._drop)
+        self.threads = Threads(self._end_by)
+        self.preparer = Preparer(prompts, forks, self, self.threads.run)
+        self.receiver = Receiver(channel, self.preparer, self.commands, self._cancel)
         self.passes = 0
-        self.tokens = 0
-        self.pass_seconds: deque[float] = deque(maxlen=32)
+        self.obeyed = 0
+        self.pass_began: float | None = None
+        self.pass_seconds: deque[float] = deque(maxlen=PACE_PASSES)
         self.reported = 0.0
+        self.announced = -1
 
-    def serve(self) -> None:
+    def serve(self, heart: Heart, stack: ExitStack) -> None:
         """Returns when the daemon is gone. Raises NvstreamError when the model cannot go on."""
-        threading.Thread(target=self._receive, name="receive", daemon=True).start()
+        heart.signs = self.signs
+        self.preparer.start(stack)
+        self.threads.run("receive", self.receiver.receive)
         while self._obey():
             work = self.scheduler.next_pass()
             self._announce_moves()
             if work:
                 self._pass(work)
 
-    def _receive(self) -> None:
-        while (command := self.channel.receive()) is not None:
-            self._take(command)
-        self.commands.put(None)
+    def ready(self, request: Request) -> None:
+        """Takes a request that was prepared; called by another thread, as are `encoded` and `failed`."""
+        self.commands.put(lambda: self._add(request))
 
-    def _take(self, command: ToEngine) -> None:
-        kind = command.WhichOneof("command")
-        try:
-            if kind == "run":
-                request = self.prompts.request(command.run)
-                self.commands.put(lambda: self._add(request))
-            elif kind == "cancel":
-                self.commands.put(lambda: self._cancel(command.cancel.id))
-            elif kind == "encode":
-                self.channel.send(FromEngine(encoded=self.prompts.encode(command.encode)))
-        except NvstreamError as error:
-            self.channel.fail(error, command.run.id if kind == "run" else command.encode.id)
+    def encoded(self, answer: Encoded) -> None:
+        """Sends the ids of a text."""
+        self.channel.send(FromEngine(encoded=answer))
+
+    def failed(self, call: int, error: NvstreamError) -> None:
+        """Sends the failure of a call."""
+        self.channel.fail(error, call)
+
+    def signs(self) -> Signs:
+        """What is done at the moment; read by another thread."""
+        counters = self.loaded.streamer.counters
+        steps = self.passes + self.obeyed + counters.streamed_bytes + counters.resident_bytes
+        return Signs(steps, not self.scheduler.idle or not self.commands.empty(), self.pass_began)
+
+    def _end_by(self, error: NvstreamError) -> None:
+        """Ends the engine from another thread."""
+
+        def end() -> None:
+            raise error
+
+        self.commands.put(end)
 
     def _obey(self) -> bool:
         """Runs the commands that have come; waits for one when there is nothing else to do. False: the end."""
@@ -98,37 +102,36 @@ class Server:
             if command is None:
                 return False
             command()
+            self.obeyed += 1
 
     def _add(self, request: Request) -> None:
         self.requests[request.id] = request
-        verdict = verdict_on(request)
-        if verdict is not None:
-            self._end(request, *verdict)
+        if not self.delivery.begin(request):
             return
         try:
-            self._announce(request, self.scheduler.add(request))
+            self.scheduler.add(request)
         except NvstreamError as error:
-            self._drop(request)
-            self.channel.fail(error, request.id)
+            self.delivery.fail(request, error)
+            return
+        if request in self.scheduler.running:
+            self._announce(request, 0, 0.0)
 
-    def _announce(self, request: Request, position: int) -> None:
+    def _announce(self, request: Request, position: int, eta: float | None) -> None:
         """Says where in the queue a request is; 0: it takes part in the next pass."""
-        self.places[request.id] = position
-        self.channel.send(FromEngine(queued=Queued(id=request.id, position=position, eta_seconds=self._eta(position))))
+        if self.places.get(request.id) != position:
+            self.places[request.id] = position
+            self.channel.send(FromEngine(queued=Queued(
+                id=request.id, position=position, eta_seconds=eta if self.pass_seconds else None,
+                prompt_tokens=request.prompt_length)))
 
     def _announce_moves(self) -> None:
-        for position, request in enumerate(self.scheduler.waiting, start=1):
-            if self.places.get(request.id) != position:
-                self._announce(request, position)
-
-    def _eta(self, position: int) -> float | None:
-        """Seconds until a request at this place of the queue begins, were all to use the tokens they asked for."""
-        if not self.pass_seconds:
-            return None
-        if position == 0:
-            return 0.0
-        left = sorted(r.max_tokens - r.generated for r in self.scheduler.running)
-        return sum(self.pass_seconds) / len(self.pass_seconds) * (left[min(position, len(left)) - 1] if left else 1)
+        """Tells those who wait when their turn has moved."""
+        if self.scheduler.changes == self.announced:
+            return
+        pace = sum(self.pass_seconds) / len(self.pass_seconds) if self.pass_seconds else 1.0
+        for position, (request, passes) in enumerate(self.scheduler.forecast(pace), start=1):
+            self._announce(request, position, passes * pace)
+        self.announced = self.scheduler.changes
 
     def _cancel(self, number: int) -> None:
         request = self.requests.get(number)
@@ -136,22 +139,23 @@ class Server:
             self._drop(request)
 
     def _pass(self, work: list[Work]) -> None:
-        start = time.monotonic()
+        start = self.pass_began = time.monotonic()
         for item in work:
             item.request.admitted = item.request.admitted or start
         before = self.loaded.streamer.counters.resident_bytes
         logits = self.loaded.runner.run(work)
         seconds = time.monotonic() - start
         self.passes += 1
-        self.scheduler.computed(work)
+        self.pass_began = None
+        self.scheduler.computed(work, seconds)
         resident = self.loaded.streamer.counters.resident_bytes - before
         rows = iter(logits)
-        vocabulary = self.prompts.tokenizer.vocab_size
+        vocabulary = self.delivery.tokenizer.vocab_size
         for item in work:
             self._account(item, resident)
             if item.samples:
                 # An embedding may have more rows than the tokenizer has tokens: no text has those.
-                self._sample(item.request, next(rows)[:vocabulary])
+                self.delivery.sample(item.request, next(rows)[:vocabulary])
             else:
                 done = min(item.request.computed, item.request.prompt_length)
                 self.channel.send(FromEngine(
@@ -165,56 +169,6 @@ class Server:
         item.request.passes += 1
         item.request.resident_bytes += resident
         item.request.streamed_bytes += self.loaded.plan.streamed_bytes
-
-    def _sample(self, request: Request, row: np.ndarray) -> None:
-        try:
-            allowed = request.constraint.allowed() if request.constraint is not None else None
-            token = sampling.choose(row, request.tokens, request.sampling, allowed)
-        except NvstreamError as error:
-            self._drop(request)
-            self.channel.fail(error, request.id)
-            return
-        request.first_token = request.first_token or time.monotonic()
-        detail = self._logprob(request, row, token)
-        self._accept(request, token, detail)
-
-    def _logprob(self, request: Request, row: np.ndarray, token: int) -> public.TokenLogprob | None:
-        if request.logprobs is None:
-            return None
-        own, top = sampling.logprobs(row, token, request.logprobs)
-        return public.TokenLogprob(token_id=token, logprob=own,
-                                   top=[public.TopLogprob(token_id=t, logprob=p) for t, p in top])
-
-    def _accept(self, request: Request, token: int, detail: public.TokenLogprob | None) -> None:
-        """Appends a token, shows what may be shown, and ends the request when this was its last."""
-        self.tokens += 1
-        if not request.ignore_eos and token in self.prompts.tokenizer.eog_ids:
-            self._end(request, public.FINISH_REASON_END)
-            return
-        request.tokens.append(token)
-        request.details.append(detail) if detail is not None else None
-        if request.constraint is not None:
-            request.constraint.advance([token])
-        piece = request.output.push(token)
-        if piece is not None:
-            self._show(request, piece)
-            request.stopped_by = piece.stop
-        verdict = verdict_on(request)
-        if verdict is not None:
-            self._end(request, *verdict)
-
-    def _show(self, request: Request, piece: Piece) -> None:
-        details = [request.details.popleft() for _ in piece.tokens] if request.details else []
-        delta = public.Delta(token_ids=piece.tokens, text=piece.text, logprobs=details)
-        self.channel.send(FromEngine(tokens=Tokens(id=request.id, delta=delta)))
-
-    def _end(self, request: Request, reason: public.FinishReason.ValueType, stop: str | None = None) -> None:
-        rest = request.output.flush()
-        if rest is not None:
-            self._show(request, rest)
-        self._drop(request)
-        finished = public.Finished(reason=reason, stop_match=stop, usage=usage_message(request))
-        self.channel.send(FromEngine(ended=Ended(id=request.id, finished=finished)))
 
     def _drop(self, request: Request) -> None:
         self.requests.pop(request.id, None)
@@ -230,10 +184,15 @@ class Server:
             queued=len(self.scheduler.waiting),
             passes=self.passes,
             streamed_bytes=counters.streamed_bytes,
-            tokens_generated=self.tokens,
+            tokens_generated=self.delivery.tokens,
             kv_pages_used=self.scheduler.pages.used,
             kv_pages_total=self.scheduler.pages.count,
             pass_seconds=float(np.median(self.pass_seconds)) if self.pass_seconds else None,
             peak_weight_bytes=self.loaded.slots.used,
+            users=self._loads(),
         )))
 
+    def _loads(self) -> list[UserLoad]:
+        running = Counter(request.uid for request in self.scheduler.running)
+        return [UserLoad(uid=uid, running=running[uid], queued=self.scheduler.waiting.count(uid),
+                         served_seconds=self.scheduler.counters.served(uid)) for uid in sorted(self.scheduler.uids)]

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from nvstream.v1 import models_pb2 as models
 from nvstreamd.config import Config, ModelConfig
 from nvstreamd.errors import BudgetTooSmall, InvalidRequest, ModelNotReady, NotFound, NvstreamError
+from nvstreamd.supervisor.descriptions import Descriptions
 from nvstreamd.supervisor.jobs import describe
 from nvstreamd.supervisor.model import LoadOrder, ServedModel
 from nvstreamd.supervisor.ways import Hardware
+from nvstreamd.text import places
 from nvstreamd.weights.files import SPLIT_NAME
 from nvstreamd.weights.placement import mib
 from nvstreamd.weights.store import SUFFIX
 from nvstreamd.wire.engine_pb2 import Load
 
 log = logging.getLogger(__name__)
+
+# What an engine has to end by itself when the daemon ends.
+AT_ONCE_SECONDS = 0.5
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -38,6 +45,7 @@ class Catalog:
         self.served: dict[str, ServedModel] = {}
         self._configured: dict[str, ServedModel] = {}
         self._state_changed = state_changed
+        self._descriptions = Descriptions(lambda path: describe(path, hardware.blocks, config.engine_user))
 
     def paths(self) -> dict[str, Path]:
         """{name: path} of everything that could be loaded now; configured names win."""
@@ -115,9 +123,18 @@ class Catalog:
         await served.unload()
 
     async def unload_all(self) -> None:
-        """Ends every engine."""
-        for name in list(self.served):
-            await self.unload(name)
+        """Ends every engine at once: nobody waits for its pass any more."""
+        ending = [served.unload(AT_ONCE_SECONDS) for served in self.served.values()]
+        self.served.clear()
+        for outcome in await asyncio.gather(*ending, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                log.error("a model was not unloaded: %s", places(outcome))
+
+    def tick(self) -> None:
+        """Looks after engines; to be called once a second."""
+        now = time.monotonic()
+        for served in list(self.served.values()):
+            served.tick(now)
 
     async def model(self, name: str) -> models.Model:
         """A model with its facts, from its engine or from a look into its file. Raises NvstreamError."""
@@ -125,7 +142,7 @@ class Catalog:
         if served is not None:
             return as_message(served)
         path = self.path(name)
-        facts = await describe(path, self.hardware.blocks, self.config.engine_user)
+        facts = await self._descriptions.of(path)
         return models.Model(name=name, path=str(path), state=models.MODEL_STATE_UNLOADED, facts=facts)
 
     def all(self) -> list[models.Model]:

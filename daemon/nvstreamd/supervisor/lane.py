@@ -15,7 +15,8 @@ from pathlib import Path
 from nvstreamd.errors import DriveMissing, EngineLost, HardwareError, NvstreamError
 from nvstreamd.supervisor.jobs import checked
 from nvstreamd.supervisor.opening import in_thread, opened
-from nvstreamd.supervisor.process import EngineProcess, named
+from nvstreamd.supervisor.process import END_SECONDS, EngineProcess, named
+from nvstreamd.supervisor.watch import Stall
 from nvstreamd.supervisor.ways import Hardware, Opening, Way, ways_to
 from nvstreamd.wire.engine_pb2 import ClaimedDrive, FromEngine, Load, Loaded, ToEngine
 
@@ -157,17 +158,33 @@ class Lane:
         self.given_up.append(GivenUp(self._ways.pop(0), error))
         log.warning("model %s: %s", self.name, self.given_up[-1])
 
-    async def end(self) -> None:
-        """Ends the engine and gives everything back."""
-        await self._end_engine()
+    async def end(self, seconds: float = END_SECONDS) -> None:
+        """Ends the engine, which has some seconds to do that by itself, and gives everything back."""
+        await self._end_engine(seconds)
         await self._close_way()
         better, self._better = self._better, None
         if better is not None:
             await in_thread(better.stack.close)
 
-    def kill(self) -> None:
-        """Ends the engine at once; `receive` then says so."""
-        self._engine.kill()
+    def kill(self, why: str) -> None:
+        """Ends the engine at once; `receive` then says so, and `why`."""
+        self._engine.kill(why)
+
+    @property
+    def ended_for_a_reason(self) -> bool:
+        """Whether the engine was ended because somebody wanted that, not because of what it did."""
+        return bool(self._wanted_back) or self.has_better
+
+    def tick(self, now: float, expected_pass: float) -> Stall:
+        """How long the engine has been stuck, as of `now` (time.monotonic)."""
+        if self._engine.pid is None:
+            return Stall(0.0, expected_pass, "no engine")
+        return self._engine.watch.tick(now, expected_pass)
+
+    @property
+    def pass_seconds(self) -> float:
+        """For how long the pass has been running that runs; 0 between passes."""
+        return self._engine.watch.pass_seconds
 
     def send(self, command: ToEngine) -> None:
         """See EngineProcess."""
@@ -228,10 +245,10 @@ class Lane:
         asyncio.get_running_loop().remove_reader(event)
         log.warning("model %s: the kernel wants drive %s back", self.name, serial)
         self._wanted_back = serial
-        self._engine.kill()
+        self._engine.kill(f"the kernel wants drive {serial} back")
 
-    async def _end_engine(self) -> None:
-        await self._engine.stop()
+    async def _end_engine(self, seconds: float = END_SECONDS) -> None:
+        await self._engine.stop(seconds)
         self._of_engine.close()
 
     async def _close_way(self) -> None:

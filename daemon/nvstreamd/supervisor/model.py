@@ -1,7 +1,8 @@
 """How does one model stay in service, whatever happens to its engine?
 
 The daemon keeps every request and the tokens already delivered. When an engine dies another is started, each request
-is replayed behind its last token, and the clients' streams go on.
+is replayed behind its last token, and the clients' streams go on. Engines that die one after the other are replaced
+after growing pauses, in which nobody waits: calls are refused, saying when to come back.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from pathlib import Path
 
 from nvstream.v1 import inference_pb2 as public
 from nvstream.v1 import models_pb2 as models
-from nvstreamd.errors import DriveMissing, EngineLost, ModelNotReady, NvstreamError, ProtocolError
+from nvstreamd.errors import DriveMissing, EngineLost, EnginePaused, ModelNotReady, NvstreamError, ProtocolError
 from nvstreamd.supervisor.calls import Calls
 from nvstreamd.supervisor.lane import Lane
+from nvstreamd.supervisor.process import END_SECONDS
+from nvstreamd.supervisor.recovery import Recovery
 from nvstreamd.supervisor.stream import Stream
+from nvstreamd.supervisor.watch import Stall
 from nvstreamd.supervisor.ways import Hardware
-from nvstreamd.wire.engine_pb2 import Cancel, Encode, FromEngine, Load, Loaded, Run, Stats, ToEngine
+from nvstreamd.wire.engine_pb2 import Cancel, Encode, Encoded, FromEngine, Load, Loaded, Run, Stats, ToEngine
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +50,13 @@ class ServedModel:
         self.facts = models.ModelFacts()
         self.placement = models.Placement()
         self.stats = Stats()
-        self.restarts = 0
         self.error = ""
-        self.calls = Calls(order.name)
+        self.calls = Calls(order.name, self._tell_left)
         self._state_changed = state_changed
         self._lane = Lane(order.name, order.path, order.command, order.user, order.hardware)
         self._life: asyncio.Task[None] | None = None
-        self._lost_in_a_row = 0
+        self._recovery = Recovery(order.name, self._lane, order.restarts, self._pausing)
+        self.stall: Stall | None = None
         self._lacked_only_drive = False
         self._is_settled = asyncio.Event()
         self._one_return = asyncio.Lock()
@@ -62,6 +66,11 @@ class ServedModel:
     def lacks_drive(self) -> bool:
         """Whether it is served worse than it could be, or not at all, because a drive was not there."""
         return self._lane.lacks_drive or self._lacked_only_drive
+
+    @property
+    def restarts(self) -> int:
+        """How often its engine was replaced because it died."""
+        return self._recovery.replaced
 
     @property
     def pid(self) -> int | None:
@@ -101,17 +110,40 @@ class ServedModel:
                 await self._reach()
             if self.state == models.MODEL_STATE_SERVING and self._lane.has_better:
                 log.info("model %s: the drives that it lacked are there", self.order.name)
-                self._lane.kill()
+                self._lane.kill("the drives that it lacked are there")
 
-    async def unload(self) -> None:
-        """Ends the engine; streams that are still open fail."""
+    async def unload(self, seconds: float = END_SECONDS) -> None:
+        """Ends the engine, killing it after some seconds; streams that are still open fail."""
         if self._life is not None:
             self._life.cancel()
             await asyncio.wait([self._life])
         await self._reach_no_more()
         self.calls.fail_all(self._unloaded())
-        await self._lane.end()
+        await self._lane.end(seconds)
         self._become(models.MODEL_STATE_UNLOADED)
+
+    def tick(self, now: float) -> None:
+        """Looks whether the engine is frozen, as of `now` (time.monotonic); one that is gets replaced."""
+        self.calls.give_up_suspects()
+        self._hand_over()
+        if self.state in (models.MODEL_STATE_FAILED, models.MODEL_STATE_UNLOADED):
+            self.stall = None
+            return
+        expected = max(self.placement.predicted_pass_seconds, self.placement.measured_pass_seconds)
+        stall = self._lane.tick(now, expected)
+        was_noticed, self.stall = self.stall is not None, stall if stall.is_noticed else None
+        if stall.is_frozen:
+            log.error("model %s: %s for %.0f s: its engine is replaced", self.order.name, stall.what, stall.seconds)
+            self._lane.kill(f"there was {stall.what} for {stall.seconds:.0f} s")
+        elif was_noticed != (self.stall is not None):
+            log.warning("model %s: %s", self.order.name,
+                        f"{stall.what} for {stall.seconds:.0f} s" if self.stall else "its engine goes on")
+            self._state_changed(self)
+
+    @property
+    def pass_seconds(self) -> float:
+        """For how long the pass has been running that runs; 0 between passes."""
+        return self._lane.pass_seconds
 
     async def _live(self, loaded: asyncio.Future[None]) -> None:
         """From the first engine to the end of the model, by its unloading or by an error."""
@@ -133,31 +165,41 @@ class ServedModel:
     def _unloaded(self) -> ModelNotReady:
         return ModelNotReady(f"model {self.order.name} was unloaded", "load it again")
 
-    def submit(self, run: Run) -> Stream:
-        """Gives a request to the engine, or keeps it for the next one."""
-        stream = self.calls.open(run)
-        if self.state == models.MODEL_STATE_SERVING:
-            self._lane.send(ToEngine(run=run))
-        elif self.state == models.MODEL_STATE_LOADING:
+    def submit(self, run: Run, charge: Callable[[int], None]) -> Stream:
+        """Gives a request to the engine, or keeps it for the next one. Raises EngineLost between engines that died."""
+        self._recovery.check_no_pause()
+        stream = self.calls.open(run, charge)
+        if self.state == models.MODEL_STATE_LOADING:
             stream.progress(public.PHASE_LOADING)
-        else:
+        elif self.state != models.MODEL_STATE_SERVING:
             stream.progress(public.PHASE_RECOVERING)
+        self._hand_over()
         return stream
 
-    def cancel(self, stream: Stream) -> None:
-        """Frees the request's slot before the next pass; nothing happens when it has ended."""
-        if self.calls.close(stream):
-            self._lane.send(ToEngine(cancel=Cancel(id=stream.run.id)))
+    def cancel(self, number: int) -> None:
+        """Frees what a call takes before the next pass; nothing happens when it has ended."""
+        if self.calls.close(number):
+            self._tell_left(number)
+            self._hand_over()
 
-    async def encode(self, call: Encode) -> list[int]:
+    async def encode(self, call: Encode) -> Encoded:
         """Token ids of a text or a conversation, once there is an engine to ask. Raises NvstreamError."""
+        self._recovery.check_no_pause()
         encoding = self.calls.open_encoding(call)
-        if self.state == models.MODEL_STATE_SERVING:
-            self._lane.send(ToEngine(encode=call))
+        self._hand_over()
         try:
             return await encoding.answer
         finally:
-            self.calls.close_encoding(encoding)
+            self.cancel(call.id)
+
+    def _tell_left(self, number: int) -> None:
+        self._lane.send(ToEngine(cancel=Cancel(id=number)))
+
+    def _hand_over(self) -> None:
+        """Gives the engine the calls that it may have now."""
+        if self.state == models.MODEL_STATE_SERVING and self.calls.anything_to_hand_over:
+            for command in self.calls.to_hand_over():
+                self._lane.send(command)
 
     def _become(self, state: models.ModelState.ValueType) -> None:
         self.state = state
@@ -172,9 +214,9 @@ class ServedModel:
         """Gives the engine everything that waits for one."""
         self.facts, self.placement = loaded.facts, loaded.placement
         self._note()
+        self.error = ""
         self._become(models.MODEL_STATE_SERVING)
-        for command in self.calls.again():
-            self._lane.send(command)
+        self._hand_over()
 
     def _note(self) -> None:
         """What is to be known of the engine that serves, in `status` and in the log."""
@@ -194,6 +236,7 @@ class ServedModel:
 
     async def _after(self, error: NvstreamError) -> Loaded:
         """The next engine when one has ended, or cannot go on: its drive failed, say. Raises NvstreamError."""
+        self.calls.engine_lost(by_itself=isinstance(error, EngineLost) and not self._lane.ended_for_a_reason)
         if self._lane.has_better:
             # It was ended for that.
             self._announce_recovery()
@@ -202,34 +245,17 @@ class ServedModel:
             log.warning("model %s: %s", self.order.name, error)
         elif not self._lane.has_other:
             raise error
-        return await self._recover(error)
+        self._announce_recovery()
+        return await self._recovery.another(error)
 
     def _announce_recovery(self) -> None:
         self._become(models.MODEL_STATE_RECOVERING)
         self.calls.recovering()
 
-    async def _recover(self, cause: NvstreamError) -> Loaded:
-        """Another engine, which goes on behind the tokens already sent. Raises NvstreamError."""
-        self._announce_recovery()
-        try:
-            return await self._replace(cause)
-        except NvstreamError as error:
-            await self._lane.give_up(error)
-            self._lost_in_a_row = 0
-            return await self._lane.begin()
-
-    async def _replace(self, cause: NvstreamError) -> Loaded:
-        """Another engine on the same way, unless that is what failed. Raises NvstreamError."""
-        if not isinstance(cause, EngineLost):
-            raise cause
-        while self._lost_in_a_row < self.order.restarts:
-            self._lost_in_a_row += 1
-            self.restarts += 1
-            try:
-                return await self._lane.restart()
-            except EngineLost as error:
-                cause = error
-        raise EngineLost(f"{cause.message}, after {self._lost_in_a_row} replacements in a row", cause.hint)
+    def _pausing(self, error: EnginePaused) -> None:
+        self.error = error.message
+        self.calls.fail_all(error)
+        self._state_changed(self)
 
     async def _give_up(self, error: NvstreamError) -> None:
         log.error("model %s: %s", self.order.name, error)
@@ -260,8 +286,9 @@ class ServedModel:
             self._take_stats(report.stats)
             return
         if report.HasField("tokens"):
-            self._lost_in_a_row = 0
+            self._recovery.progressed()
         self.calls.take(report)
+        self._hand_over()
 
     def _take_stats(self, stats: Stats) -> None:
         self.stats = stats

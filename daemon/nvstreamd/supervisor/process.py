@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from nvstreamd.errors import ConfigError, EngineLost
+from nvstreamd.memory import kills, smallest
+from nvstreamd.supervisor.watch import Watch
 from nvstreamd.weights.files import OpenFile
+from nvstreamd.weights.placement import mib
 from nvstreamd.wire.engine_pb2 import File, FromEngine, ToEngine
 from nvstreamd.wire.frames import HEADER, frame, length_of
 
@@ -50,6 +53,9 @@ class EngineProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._kills_before = kills()
+        self.watch = Watch()
+        self.why_killed = ""
 
     @property
     def pid(self) -> int | None:
@@ -70,7 +76,7 @@ class EngineProcess:
             ours.sendall(message[sent:])
         except OSError as error:
             ours.close()
-            raise EngineLost(f"the engine ended {await self._how()}", "see the daemon's log") from error
+            raise await self._lost() from error
         ours.setblocking(False)
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
 
@@ -91,25 +97,48 @@ class EngineProcess:
             self._writer.write(frame(command.SerializeToString()))
 
     async def receive(self) -> FromEngine:
-        """The next report. Raises EngineLost when the engine has ended, however it ended."""
+        """The next report; signs of life go to `watch`. Raises EngineLost when the engine has ended, however it did."""
         assert self._reader is not None
-        try:
-            header = await self._reader.readexactly(HEADER.size)
-            return FromEngine.FromString(await self._reader.readexactly(length_of(header)))
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
-            raise EngineLost(f"the engine ended {await self._how()}", "see the daemon's log") from error
+        while True:
+            try:
+                header = await self._reader.readexactly(HEADER.size)
+                report = FromEngine.FromString(await self._reader.readexactly(length_of(header)))
+            except (asyncio.IncompleteReadError, ConnectionError) as error:
+                raise await self._lost() from error
+            is_beat = report.HasField("beat")
+            self.watch.heard(report.beat if is_beat else None)
+            if not is_beat:
+                return report
 
-    async def _how(self) -> str:
+    async def _lost(self) -> EngineLost:
+        """Says how the engine ended."""
         assert self._process is not None
         status = await self._process.wait()
-        return f"by signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+        if status >= 0:
+            return EngineLost(f"the engine ended with status {status}", "its last lines in the daemon's log say why")
+        name = signal.Signals(-status).name
+        if self.why_killed:
+            return EngineLost(f"the engine was ended: {self.why_killed}", "the log says what came before")
+        if -status != signal.SIGKILL:
+            return EngineLost(f"the engine ended by signal {name}", "a fault in it, or in what it uses: report it")
+        return EngineLost(f"the engine ended by signal {name}; {self._memory()}",
+                          "somebody killed it, or the kernel for want of memory: `memory` says what models may take")
 
-    def kill(self) -> None:
-        """Ends the engine at once, without waiting; `receive` then says so."""
+    def _memory(self) -> str:
+        """How much memory it had, may have, and whether the kernel killed for memory since."""
+        bound, killed = smallest(), kills() - self._kills_before
+        said = f"it had {mib(self.watch.peak_bytes)} at most, " if self.watch.peak_bytes else ""
+        if bound is not None:
+            said += f"the limit of {bound.name} is {mib(bound.limit)}"
+        return said + (f", and the kernel has killed {killed} there for want of memory" if killed > 0 else "")
+
+    def kill(self, why: str = "") -> None:
+        """Ends the engine at once, without waiting; `receive` then says so, and `why`."""
         if self._process is not None and self._process.returncode is None:
+            self.why_killed = why
             self._process.kill()
 
-    async def stop(self) -> None:
+    async def stop(self, seconds: float = END_SECONDS) -> None:
         """Closes the channel, which ends the engine after its pass; kills it when that takes too long."""
         if self._writer is not None:
             self._writer.close()
@@ -117,7 +146,7 @@ class EngineProcess:
             return
         try:
             # Not wait_for: before Python 3.12 that loses a cancellation which comes just when the process has ended.
-            async with asyncio.timeout(END_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._process.wait()
         except TimeoutError:
             self._process.kill()

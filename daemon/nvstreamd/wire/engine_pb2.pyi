@@ -76,6 +76,7 @@ class FromEngine(_message.Message):
     ENCODED_FIELD_NUMBER: _builtins.int
     STATS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    BEAT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def described(self) -> Global___Described: ...
     @_builtins.property
@@ -96,6 +97,8 @@ class FromEngine(_message.Message):
     def stats(self) -> Global___Stats: ...
     @_builtins.property
     def failure(self) -> Global___Failure: ...
+    @_builtins.property
+    def beat(self) -> Global___Beat: ...
     def __init__(
         self,
         *,
@@ -109,12 +112,13 @@ class FromEngine(_message.Message):
         encoded: Global___Encoded | None = ...,
         stats: Global___Stats | None = ...,
         failure: Global___Failure | None = ...,
+        beat: Global___Beat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["described", b"described", "encoded", b"encoded", "ended", b"ended", "failure", b"failure", "loaded", b"loaded", "pack_progress", b"pack_progress", "prefilled", b"prefilled", "queued", b"queued", "report", b"report", "stats", b"stats", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "described", b"described", "encoded", b"encoded", "ended", b"ended", "failure", b"failure", "loaded", b"loaded", "pack_progress", b"pack_progress", "prefilled", b"prefilled", "queued", b"queued", "report", b"report", "stats", b"stats", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["described", b"described", "encoded", b"encoded", "ended", b"ended", "failure", b"failure", "loaded", b"loaded", "pack_progress", b"pack_progress", "prefilled", b"prefilled", "queued", b"queued", "report", b"report", "stats", b"stats", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "described", b"described", "encoded", b"encoded", "ended", b"ended", "failure", b"failure", "loaded", b"loaded", "pack_progress", b"pack_progress", "prefilled", b"prefilled", "queued", b"queued", "report", b"report", "stats", b"stats", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["described", "pack_progress", "loaded", "queued", "prefilled", "tokens", "ended", "encoded", "stats", "failure"]  # noqa: Y015
+    _WhichOneofReturnType_report: _TypeAlias = _typing.Literal["described", "pack_progress", "loaded", "queued", "prefilled", "tokens", "ended", "encoded", "stats", "failure", "beat"]  # noqa: Y015
     _WhichOneofArgType_report: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_report) -> _WhichOneofReturnType_report | None: ...
 
@@ -338,9 +342,18 @@ class Run(_message.Message):
     CHAT_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     SENT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    LONGEST_CONTEXT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     uid: _builtins.int
     text: _builtins.str
+    weight: _builtins.float
+    """The share of its uid: a user of weight 2 gets twice what one of weight 1 does. Unset: 1."""
+    batch: _builtins.bool
+    """Runs when nobody waits whose requests are not batch."""
+    longest_context: _builtins.int
+    """Tokens that the sequence may have by the user's quota; 0: what the model allows."""
     @_builtins.property
     def token_ids(self) -> _inference_pb2.TokenIds: ...
     @_builtins.property
@@ -361,10 +374,13 @@ class Run(_message.Message):
         chat: _inference_pb2.ChatInput | None = ...,
         options: _inference_pb2.Options | None = ...,
         sent_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        weight: _builtins.float = ...,
+        batch: _builtins.bool = ...,
+        longest_context: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "options", b"options", "prompt", b"prompt", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "id", b"id", "options", b"options", "prompt", b"prompt", "sent_token_ids", b"sent_token_ids", "text", b"text", "token_ids", b"token_ids", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "chat", b"chat", "id", b"id", "longest_context", b"longest_context", "options", b"options", "prompt", b"prompt", "sent_token_ids", b"sent_token_ids", "text", b"text", "token_ids", b"token_ids", "uid", b"uid", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "token_ids", "chat"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
@@ -399,9 +415,11 @@ class Encode(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     CHAT_FIELD_NUMBER: _builtins.int
     ADD_SPECIAL_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     text: _builtins.str
     add_special: _builtins.bool
+    uid: _builtins.int
     @_builtins.property
     def chat(self) -> _inference_pb2.ChatInput: ...
     def __init__(
@@ -411,16 +429,44 @@ class Encode(_message.Message):
         text: _builtins.str = ...,
         chat: _inference_pb2.ChatInput | None = ...,
         add_special: _builtins.bool = ...,
+        uid: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_special", b"add_special", "chat", b"chat", "id", b"id", "input", b"input", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_special", b"add_special", "chat", b"chat", "id", b"id", "input", b"input", "text", b"text", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "chat"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___Encode: _TypeAlias = Encode  # noqa: Y015
+
+@_typing.final
+class Prepare(_message.Message):
+    """What an engine's worker is asked: token ids, and whether a schema can be compiled within its limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENCODE_FIELD_NUMBER: _builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    json_schema: _builtins.str
+    @_builtins.property
+    def encode(self) -> Global___Encode: ...
+    def __init__(
+        self,
+        *,
+        encode: Global___Encode | None = ...,
+        json_schema: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_json_schema", b"_json_schema", "encode", b"encode", "json_schema", b"json_schema"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_json_schema", b"_json_schema", "encode", b"encode", "json_schema", b"json_schema"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__json_schema: _TypeAlias = _typing.Literal["json_schema"]  # noqa: Y015
+    _WhichOneofArgType__json_schema: _TypeAlias = _typing.Literal["_json_schema", b"_json_schema"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__json_schema) -> _WhichOneofReturnType__json_schema | None: ...
+
+Global___Prepare: _TypeAlias = Prepare  # noqa: Y015
 
 @_typing.final
 class Described(_message.Message):
@@ -499,19 +545,22 @@ class Queued(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     ETA_SECONDS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     position: _builtins.int
     eta_seconds: _builtins.float
+    prompt_tokens: _builtins.int
     def __init__(
         self,
         *,
         id: _builtins.int = ...,
         position: _builtins.int = ...,
         eta_seconds: _builtins.float | None = ...,
+        prompt_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds", "eta_seconds", b"eta_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds", "eta_seconds", b"eta_seconds", "id", b"id", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds", "eta_seconds", b"eta_seconds", "id", b"id", "position", b"position", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__eta_seconds: _TypeAlias = _typing.Literal["eta_seconds"]  # noqa: Y015
     _WhichOneofArgType__eta_seconds: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds"]  # noqa: Y015
@@ -628,6 +677,7 @@ class Stats(_message.Message):
     KV_PAGES_TOTAL_FIELD_NUMBER: _builtins.int
     PASS_SECONDS_FIELD_NUMBER: _builtins.int
     PEAK_WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
     running: _builtins.int
     queued: _builtins.int
     passes: _builtins.int
@@ -637,6 +687,8 @@ class Stats(_message.Message):
     kv_pages_total: _builtins.int
     pass_seconds: _builtins.float
     peak_weight_bytes: _builtins.int
+    @_builtins.property
+    def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserLoad]: ...
     def __init__(
         self,
         *,
@@ -649,16 +701,84 @@ class Stats(_message.Message):
         kv_pages_total: _builtins.int = ...,
         pass_seconds: _builtins.float | None = ...,
         peak_weight_bytes: _builtins.int = ...,
+        users: _abc.Iterable[Global___UserLoad] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_pass_seconds", b"_pass_seconds", "pass_seconds", b"pass_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pass_seconds", b"_pass_seconds", "kv_pages_total", b"kv_pages_total", "kv_pages_used", b"kv_pages_used", "pass_seconds", b"pass_seconds", "passes", b"passes", "peak_weight_bytes", b"peak_weight_bytes", "queued", b"queued", "running", b"running", "streamed_bytes", b"streamed_bytes", "tokens_generated", b"tokens_generated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pass_seconds", b"_pass_seconds", "kv_pages_total", b"kv_pages_total", "kv_pages_used", b"kv_pages_used", "pass_seconds", b"pass_seconds", "passes", b"passes", "peak_weight_bytes", b"peak_weight_bytes", "queued", b"queued", "running", b"running", "streamed_bytes", b"streamed_bytes", "tokens_generated", b"tokens_generated", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__pass_seconds: _TypeAlias = _typing.Literal["pass_seconds"]  # noqa: Y015
     _WhichOneofArgType__pass_seconds: _TypeAlias = _typing.Literal["_pass_seconds", b"_pass_seconds"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pass_seconds) -> _WhichOneofReturnType__pass_seconds | None: ...
 
 Global___Stats: _TypeAlias = Stats  # noqa: Y015
+
+@_typing.final
+class UserLoad(_message.Message):
+    """What an engine does for one uid."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    SERVED_SECONDS_FIELD_NUMBER: _builtins.int
+    uid: _builtins.int
+    running: _builtins.int
+    queued: _builtins.int
+    served_seconds: _builtins.float
+    """Seconds of passes that its requests took, divided by its weight."""
+    def __init__(
+        self,
+        *,
+        uid: _builtins.int = ...,
+        running: _builtins.int = ...,
+        queued: _builtins.int = ...,
+        served_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queued", b"queued", "running", b"running", "served_seconds", b"served_seconds", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserLoad: _TypeAlias = UserLoad  # noqa: Y015
+
+@_typing.final
+class Beat(_message.Message):
+    """Once a second, whatever else goes on: the engine lives. Something is stuck when `work` stays and `steps` does too."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
+    PASS_SECONDS_FIELD_NUMBER: _builtins.int
+    PEAK_BYTES_FIELD_NUMBER: _builtins.int
+    steps: _builtins.int
+    """Reads, stages of a pass, passes and commands that have come to their end."""
+    work: _builtins.bool
+    """Something is to be done."""
+    pass_seconds: _builtins.float
+    """Since when the pass runs that runs; unset between passes."""
+    peak_bytes: _builtins.int
+    """The most memory that the process ever had."""
+    def __init__(
+        self,
+        *,
+        steps: _builtins.int = ...,
+        work: _builtins.bool = ...,
+        pass_seconds: _builtins.float | None = ...,
+        peak_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pass_seconds", b"_pass_seconds", "pass_seconds", b"pass_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pass_seconds", b"_pass_seconds", "pass_seconds", b"pass_seconds", "peak_bytes", b"peak_bytes", "steps", b"steps", "work", b"work"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__pass_seconds: _TypeAlias = _typing.Literal["pass_seconds"]  # noqa: Y015
+    _WhichOneofArgType__pass_seconds: _TypeAlias = _typing.Literal["_pass_seconds", b"_pass_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pass_seconds) -> _WhichOneofReturnType__pass_seconds | None: ...
+
+Global___Beat: _TypeAlias = Beat  # noqa: Y015
 
 @_typing.final
 class Failure(_message.Message):

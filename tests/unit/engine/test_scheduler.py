@@ -30,6 +30,12 @@ def sequence(number: int, length: int, generate: int, pages: int, uid: int = 0) 
     return request(number, [number] * length, uid=uid, limit=limit, max_tokens=generate)
 
 
+def add(plan: Scheduler, item: Request) -> int:
+    """Adds a request; its place in the queue, 0 when it takes part in the next pass."""
+    plan.add(item)
+    return 0 if item in plan.running else [waiting for waiting, _ in plan.forecast(1.0)].index(item) + 1
+
+
 def finished(item: Request) -> bool:
     return item.generated >= item.max_tokens or len(item.tokens) >= item.limit
 
@@ -76,19 +82,19 @@ def test_the_oldest_prompt_comes_first_and_the_rest_of_the_chunk_goes_on() -> No
 
 def test_no_more_run_than_may_and_add_tells_the_place_in_the_queue() -> None:
     plan = scheduler(100)
-    places = [plan.add(sequence(number, 5, 4, 100)) for number in range(6)]
+    places = [add(plan, sequence(number, 5, 4, 100)) for number in range(6)]
     assert places == [0, 0, 0, 1, 2, 3]
     plan.next_pass()
     assert [r.id for r in plan.running] == [0, 1, 2]
-    plan.remove(plan.waiting[0])
-    assert plan.add(sequence(9, 5, 4, 100)) == 3
+    plan.remove(next(iter(plan.waiting)))
+    assert add(plan, sequence(9, 5, 4, 100)) == 3
 
 
 def test_one_that_waits_for_pages_is_not_told_that_it_runs_next() -> None:
     plan = scheduler(4, chunk=4 * PAGE)
-    assert plan.add(sequence(1, 15, 1, 4)) == 0
+    assert add(plan, sequence(1, 15, 1, 4)) == 0
     plan.next_pass()
-    assert [plan.add(sequence(2, 15, 1, 4)), plan.add(sequence(3, 3, 1, 4))] == [1, 2]
+    assert [add(plan, sequence(2, 15, 1, 4)), add(plan, sequence(3, 3, 1, 4))] == [1, 2]
 
 
 def test_exactly_the_pages_of_one_full_context_are_enough_for_any_number_of_requests() -> None:
@@ -200,9 +206,9 @@ class Traffic(RuleBasedStateMachine):
         item = sequence(next(self.numbers), length, generate, self.pages, uid)
         if shared:
             item.tokens[:] = range(length)
-        place = self.plan.add(item)
+        place = add(self.plan, item)
         self.alive.append(item)
-        assert place == (0 if item in self.plan.running else len(self.plan.waiting))
+        assert (place == 0) == (item in self.plan.running) and place <= len(self.plan.waiting)
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data())

@@ -26,21 +26,25 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from nvstream.v1 import models_pb2 as nvstream_dot_v1_dot_models__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18nvstream/v1/status.proto\x12\x0bnvstream.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x18nvstream/v1/models.proto\"\x12\n\x10GetStatusRequest\"\xc1\x01\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12)\n\x06uptime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x65ngines\x18\x03 \x03(\x0b\x32\x19.nvstream.v1.EngineStatus\x12#\n\x06\x63\x61ller\x18\x04 \x01(\x0b\x32\x13.nvstream.v1.Caller\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12\r\n\x05notes\x18\x06 \x03(\t\",\n\x06\x43\x61ller\x12\x0b\n\x03uid\x18\x01 \x01(\r\x12\x15\n\radministrator\x18\x02 \x01(\x08\"\x8a\x02\n\x0c\x45ngineStatus\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.nvstream.v1.Model\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x0e\n\x06queued\x18\x03 \x01(\r\x12\x10\n\x08restarts\x18\x04 \x01(\r\x12\x0e\n\x06passes\x18\x05 \x01(\x04\x12\x16\n\x0estreamed_bytes\x18\x06 \x01(\x04\x12\x18\n\x10tokens_generated\x18\x07 \x01(\x04\x12\x15\n\rkv_pages_used\x18\x08 \x01(\x04\x12\x16\n\x0ekv_pages_total\x18\t \x01(\x04\x12\x10\n\x03pid\x18\n \x01(\x03H\x00\x88\x01\x01\x12\x19\n\x11peak_weight_bytes\x18\x0b \x01(\x04\x42\x06\n\x04_pid2T\n\x06Status\x12J\n\tGetStatus\x12\x1d.nvstream.v1.GetStatusRequest\x1a\x1e.nvstream.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18nvstream/v1/status.proto\x12\x0bnvstream.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x18nvstream/v1/models.proto\"\x12\n\x10GetStatusRequest\"\xe9\x01\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12)\n\x06uptime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x65ngines\x18\x03 \x03(\x0b\x32\x19.nvstream.v1.EngineStatus\x12#\n\x06\x63\x61ller\x18\x04 \x01(\x0b\x32\x13.nvstream.v1.Caller\x12\x10\n\x08\x64raining\x18\x05 \x01(\x08\x12\r\n\x05notes\x18\x06 \x03(\t\x12&\n\x06shares\x18\x07 \x03(\x0b\x32\x16.nvstream.v1.UserShare\"\xa7\x03\n\tUserShare\x12\x0b\n\x03uid\x18\x01 \x01(\r\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\'\n\x08priority\x18\x03 \x01(\x0e\x32\x15.nvstream.v1.Priority\x12\x12\n\nopen_calls\x18\x04 \x01(\r\x12\x15\n\rrequest_bytes\x18\x05 \x01(\x04\x12\x10\n\x08requests\x18\x06 \x01(\r\x12\x1a\n\rmost_requests\x18\x07 \x01(\rH\x00\x88\x01\x01\x12\x0f\n\x07running\x18\x08 \x01(\r\x12\x0e\n\x06queued\x18\t \x01(\r\x12\x1a\n\x12tokens_this_minute\x18\n \x01(\x04\x12\x1e\n\x11tokens_per_minute\x18\x0b \x01(\x04H\x01\x88\x01\x01\x12\x14\n\x0ctokens_today\x18\x0c \x01(\x04\x12\x1b\n\x0etokens_per_day\x18\r \x01(\x04H\x02\x88\x01\x01\x12\x1c\n\x0flongest_context\x18\x0e \x01(\rH\x03\x88\x01\x01\x42\x10\n\x0e_most_requestsB\x14\n\x12_tokens_per_minuteB\x11\n\x0f_tokens_per_dayB\x12\n\x10_longest_context\",\n\x06\x43\x61ller\x12\x0b\n\x03uid\x18\x01 \x01(\r\x12\x15\n\radministrator\x18\x02 \x01(\x08\"\xca\x02\n\x0c\x45ngineStatus\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.nvstream.v1.Model\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x0e\n\x06queued\x18\x03 \x01(\r\x12\x10\n\x08restarts\x18\x04 \x01(\r\x12\x0e\n\x06passes\x18\x05 \x01(\x04\x12\x16\n\x0estreamed_bytes\x18\x06 \x01(\x04\x12\x18\n\x10tokens_generated\x18\x07 \x01(\x04\x12\x15\n\rkv_pages_used\x18\x08 \x01(\x04\x12\x16\n\x0ekv_pages_total\x18\t \x01(\x04\x12\x10\n\x03pid\x18\n \x01(\x03H\x00\x88\x01\x01\x12\x19\n\x11peak_weight_bytes\x18\x0b \x01(\x04\x12/\n\x0cpass_running\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05stall\x18\r \x01(\tB\x06\n\x04_pid*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02\x32T\n\x06Status\x12J\n\tGetStatus\x12\x1d.nvstream.v1.GetStatusRequest\x1a\x1e.nvstream.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nvstream.v1.status_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PRIORITY']._serialized_start=1160
+  _globals['_PRIORITY']._serialized_end=1242
   _globals['_GETSTATUSREQUEST']._serialized_start=99
   _globals['_GETSTATUSREQUEST']._serialized_end=117
   _globals['_GETSTATUSRESPONSE']._serialized_start=120
-  _globals['_GETSTATUSRESPONSE']._serialized_end=313
-  _globals['_CALLER']._serialized_start=315
-  _globals['_CALLER']._serialized_end=359
-  _globals['_ENGINESTATUS']._serialized_start=362
-  _globals['_ENGINESTATUS']._serialized_end=628
-  _globals['_STATUS']._serialized_start=630
-  _globals['_STATUS']._serialized_end=714
+  _globals['_GETSTATUSRESPONSE']._serialized_end=353
+  _globals['_USERSHARE']._serialized_start=356
+  _globals['_USERSHARE']._serialized_end=779
+  _globals['_CALLER']._serialized_start=781
+  _globals['_CALLER']._serialized_end=825
+  _globals['_ENGINESTATUS']._serialized_start=828
+  _globals['_ENGINESTATUS']._serialized_end=1158
+  _globals['_STATUS']._serialized_start=1244
+  _globals['_STATUS']._serialized_end=1328
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from nvstream.v1 import models_pb2 as _models_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,25 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    PRIORITY_BATCH: _Priority.ValueType  # 2
+    """Waits until nobody waits whose requests are interactive."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper): ...
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+PRIORITY_BATCH: Priority.ValueType  # 2
+"""Waits until nobody waits whose requests are interactive."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):
@@ -45,6 +65,7 @@ class GetStatusResponse(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     draining: _builtins.bool
     @_builtins.property
@@ -57,6 +78,10 @@ class GetStatusResponse(_message.Message):
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the daemon does without on this machine, and why."""
 
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserShare]:
+        """The caller's share; an administrator sees everybody's."""
+
     def __init__(
         self,
         *,
@@ -66,14 +91,94 @@ class GetStatusResponse(_message.Message):
         caller: Global___Caller | None = ...,
         draining: _builtins.bool = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        shares: _abc.Iterable[Global___UserShare] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "uptime", b"uptime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "draining", b"draining", "engines", b"engines", "notes", b"notes", "uptime", b"uptime", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "draining", b"draining", "engines", b"engines", "notes", b"notes", "shares", b"shares", "uptime", b"uptime", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class UserShare(_message.Message):
+    """What a user has of the daemon, and may have."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    OPEN_CALLS_FIELD_NUMBER: _builtins.int
+    REQUEST_BYTES_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    MOST_REQUESTS_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    TOKENS_THIS_MINUTE_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    TOKENS_TODAY_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_DAY_FIELD_NUMBER: _builtins.int
+    LONGEST_CONTEXT_FIELD_NUMBER: _builtins.int
+    uid: _builtins.int
+    weight: _builtins.float
+    """A busy engine gives a user of weight 2 twice as much as one of weight 1."""
+    priority: Global___Priority.ValueType
+    open_calls: _builtins.int
+    request_bytes: _builtins.int
+    """Of requests that are open."""
+    requests: _builtins.int
+    most_requests: _builtins.int
+    running: _builtins.int
+    """Of those: in the passes of an engine, and waiting for their turn."""
+    queued: _builtins.int
+    tokens_this_minute: _builtins.int
+    """Of prompts and answers."""
+    tokens_per_minute: _builtins.int
+    tokens_today: _builtins.int
+    tokens_per_day: _builtins.int
+    longest_context: _builtins.int
+    def __init__(
+        self,
+        *,
+        uid: _builtins.int = ...,
+        weight: _builtins.float = ...,
+        priority: Global___Priority.ValueType = ...,
+        open_calls: _builtins.int = ...,
+        request_bytes: _builtins.int = ...,
+        requests: _builtins.int = ...,
+        most_requests: _builtins.int | None = ...,
+        running: _builtins.int = ...,
+        queued: _builtins.int = ...,
+        tokens_this_minute: _builtins.int = ...,
+        tokens_per_minute: _builtins.int | None = ...,
+        tokens_today: _builtins.int = ...,
+        tokens_per_day: _builtins.int | None = ...,
+        longest_context: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_longest_context", b"_longest_context", "_most_requests", b"_most_requests", "_tokens_per_day", b"_tokens_per_day", "_tokens_per_minute", b"_tokens_per_minute", "longest_context", b"longest_context", "most_requests", b"most_requests", "tokens_per_day", b"tokens_per_day", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_longest_context", b"_longest_context", "_most_requests", b"_most_requests", "_tokens_per_day", b"_tokens_per_day", "_tokens_per_minute", b"_tokens_per_minute", "longest_context", b"longest_context", "most_requests", b"most_requests", "open_calls", b"open_calls", "priority", b"priority", "queued", b"queued", "request_bytes", b"request_bytes", "requests", b"requests", "running", b"running", "tokens_per_day", b"tokens_per_day", "tokens_per_minute", b"tokens_per_minute", "tokens_this_minute", b"tokens_this_minute", "tokens_today", b"tokens_today", "uid", b"uid", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__longest_context: _TypeAlias = _typing.Literal["longest_context"]  # noqa: Y015
+    _WhichOneofArgType__longest_context: _TypeAlias = _typing.Literal["_longest_context", b"_longest_context"]  # noqa: Y015
+    _WhichOneofReturnType__most_requests: _TypeAlias = _typing.Literal["most_requests"]  # noqa: Y015
+    _WhichOneofArgType__most_requests: _TypeAlias = _typing.Literal["_most_requests", b"_most_requests"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_day: _TypeAlias = _typing.Literal["tokens_per_day"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_day: _TypeAlias = _typing.Literal["_tokens_per_day", b"_tokens_per_day"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_minute: _TypeAlias = _typing.Literal["tokens_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_minute: _TypeAlias = _typing.Literal["_tokens_per_minute", b"_tokens_per_minute"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__longest_context) -> _WhichOneofReturnType__longest_context | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__most_requests) -> _WhichOneofReturnType__most_requests | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_day) -> _WhichOneofReturnType__tokens_per_day | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_minute) -> _WhichOneofReturnType__tokens_per_minute | None: ...
+
+Global___UserShare: _TypeAlias = UserShare  # noqa: Y015
 
 @_typing.final
 class Caller(_message.Message):
@@ -114,6 +219,8 @@ class EngineStatus(_message.Message):
     KV_PAGES_TOTAL_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     PEAK_WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
+    PASS_RUNNING_FIELD_NUMBER: _builtins.int
+    STALL_FIELD_NUMBER: _builtins.int
     running: _builtins.int
     queued: _builtins.int
     restarts: _builtins.int
@@ -125,8 +232,14 @@ class EngineStatus(_message.Message):
     kv_pages_total: _builtins.int
     pid: _builtins.int
     peak_weight_bytes: _builtins.int
+    stall: _builtins.str
+    """What does not come to its end, and for how long; unset while the engine is well. It is replaced when it goes on."""
     @_builtins.property
     def model(self) -> _models_pb2.Model: ...
+    @_builtins.property
+    def pass_running(self) -> _duration_pb2.Duration:
+        """For how long the pass has been running that runs; unset between passes."""
+
     def __init__(
         self,
         *,
@@ -141,10 +254,12 @@ class EngineStatus(_message.Message):
         kv_pages_total: _builtins.int = ...,
         pid: _builtins.int | None = ...,
         peak_weight_bytes: _builtins.int = ...,
+        pass_running: _duration_pb2.Duration | None = ...,
+        stall: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_pid", b"_pid", "model", b"model", "pid", b"pid"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pid", b"_pid", "model", b"model", "pass_running", b"pass_running", "pid", b"pid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pid", b"_pid", "kv_pages_total", b"kv_pages_total", "kv_pages_used", b"kv_pages_used", "model", b"model", "passes", b"passes", "peak_weight_bytes", b"peak_weight_bytes", "pid", b"pid", "queued", b"queued", "restarts", b"restarts", "running", b"running", "streamed_bytes", b"streamed_bytes", "tokens_generated", b"tokens_generated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pid", b"_pid", "kv_pages_total", b"kv_pages_total", "kv_pages_used", b"kv_pages_used", "model", b"model", "pass_running", b"pass_running", "passes", b"passes", "peak_weight_bytes", b"peak_weight_bytes", "pid", b"pid", "queued", b"queued", "restarts", b"restarts", "running", b"running", "stall", b"stall", "streamed_bytes", b"streamed_bytes", "tokens_generated", b"tokens_generated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__pid: _TypeAlias = _typing.Literal["pid"]  # noqa: Y015
     _WhichOneofArgType__pid: _TypeAlias = _typing.Literal["_pid", b"_pid"]  # noqa: Y015

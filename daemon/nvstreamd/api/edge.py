@@ -1,0 +1,123 @@
+"""What does every call pass before its own code runs, and before its message is even read?
+
+Identity, permission, whether the daemon takes calls, and the caller's share of open calls and of bytes. grpcio reads
+and parses a message before it says whose it is: so every method is served as one that takes a stream of raw messages,
+of which the first is read once the caller is known. What nobody reads stays in the client, by HTTP/2's flow control.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from nvstreamd.api.context import Context
+from nvstreamd.api.guard import Guard
+from nvstreamd.api.peer import Peer
+from nvstreamd.api.rpc_errors import abort
+from nvstreamd.errors import DeadlinePassed, InvalidRequest, NvstreamError, unexpected
+from nvstreamd.text import places
+
+log = logging.getLogger(__name__)
+
+# From the permission to send a message to its last byte.
+RECEIVE_SECONDS = 30.0
+
+Handler = Any
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+Parse = Callable[[bytes], Any]
+
+
+class Edge(grpc.aio.ServerInterceptor):
+    """Wraps every method of every service."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+
+    async def intercept_service(self, continuation: Continuation,
+                                handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """The method's own handler behind ours; None stays None, which is UNIMPLEMENTED."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method.lstrip("/")
+        if handler is None:
+            return None
+        serialise, parse = handler.response_serializer, handler.request_deserializer
+        if handler.request_streaming:
+            # Reflection alone: its messages are small, and read one by one.
+            return grpc.stream_stream_rpc_method_handler(self._streaming(method, handler.stream_stream), parse,
+                                                         serialise)
+        if handler.response_streaming:
+            call = self._one_to_many(method, handler.unary_stream, parse)
+            return grpc.stream_stream_rpc_method_handler(call, None, serialise)
+        return grpc.stream_unary_rpc_method_handler(self._one_to_one(method, handler.unary_unary, parse), None,
+                                                    serialise)
+
+    def _one_to_one(self, method: str, behaviour: Callable[[Any, Context], Awaitable[object]],
+                    parse: Parse) -> Callable[[object, Context], Awaitable[object]]:
+        async def call(_: object, context: Context) -> object:
+            async with self._translated(context, method):
+                return await behaviour(await self._enter(context, method, parse), context)
+
+        return call
+
+    def _one_to_many(self, method: str, behaviour: Callable[[Any, Context], AsyncIterator[Any]],
+                     parse: Parse) -> Callable[[object, Context], AsyncIterator[Any]]:
+        async def call(_: object, context: Context) -> AsyncIterator[Any]:
+            async with self._translated(context, method):
+                async for response in behaviour(await self._enter(context, method, parse), context):
+                    yield response
+
+        return call
+
+    def _streaming(self, method: str, behaviour: Callable[[Any, Context], AsyncIterator[Any]]
+                   ) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
+            async with self._translated(context, method):
+                self.guard.admit(context, method)
+                async for response in behaviour(requests, context):
+                    yield response
+
+        return call
+
+    @asynccontextmanager
+    async def _translated(self, context: Context, method: str) -> AsyncIterator[None]:
+        """Ends the call by whatever error of ours comes out of it; any other is the call's failure, and in the log."""
+        try:
+            yield
+        except NvstreamError as error:
+            await abort(context, error)
+        except (grpc.aio.AbortError, grpc.RpcError):
+            raise
+        except Exception as error:
+            log.error("%s: %s", method, places(error, with_text=False))
+            await abort(context, unexpected(error, method))
+
+    async def _enter(self, context: Context, method: str, parse: Parse) -> object:
+        """The call's message. Raises NvstreamError when there is no share left for it, or it is none."""
+        peer = self.guard.admit(context, method)
+        raw = await self._receive(context, peer)
+        self.guard.charge(context, peer, len(raw))
+        try:
+            return parse(raw)
+        except DecodeError as error:
+            raise InvalidRequest(f"the request cannot be parsed: {error}",
+                                 "send the message that the service defines, its strings in UTF-8",
+                                 field="request") from error
+
+    async def _receive(self, context: Context, peer: Peer) -> bytes:
+        """The first message of a call. A user sends few at a time: the others wait, with their bytes, in the client."""
+        async with self.guard.receiving(peer):
+            try:
+                async with asyncio.timeout(RECEIVE_SECONDS):
+                    raw = await context.read()
+            except TimeoutError:
+                raise DeadlinePassed(f"the request did not come within {RECEIVE_SECONDS:g} s",
+                                     "send it faster, or less of it") from None
+        if not isinstance(raw, bytes):
+            raise InvalidRequest("the call ended without a request", "send one message", field="request")
+        return raw

@@ -1,0 +1,50 @@
+"""How does the daemon know that an engine lives, and that its work moves? The engine says so once a second."""
+
+from __future__ import annotations
+
+import resource
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from nvstreamd.engine.channel import Channel
+from nvstreamd.wire.engine_pb2 import Beat, FromEngine
+
+BEAT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What an engine does at the moment: see engine.proto, Beat. `pass_began` is of time.monotonic."""
+
+    steps: int
+    work: bool
+    pass_began: float | None = None
+
+
+class Heart:
+    """Sends what `signs` returns, from a thread of its own. Replace `signs` when the engine can tell more."""
+
+    def __init__(self, channel: Channel, signs: Callable[[], Signs]) -> None:
+        self.channel = channel
+        self.signs = signs
+        self._over = threading.Event()
+
+    def start(self, stack: ExitStack) -> None:
+        """Beats from now on; `stack` ends it."""
+        stack.callback(self._over.set)
+        threading.Thread(target=self._beat, name="heart", daemon=True).start()
+
+    def _beat(self) -> None:
+        """Without beats the daemon takes the engine for frozen: the end of this thread is noticed by that."""
+        while not self._over.wait(BEAT_SECONDS):
+            signs = self.signs()
+            since = None if signs.pass_began is None else time.monotonic() - signs.pass_began
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+            beat = Beat(steps=signs.steps, work=signs.work, pass_seconds=since, peak_bytes=peak)
+            try:
+                self.channel.send(FromEngine(beat=beat))
+            except OSError:
+                return

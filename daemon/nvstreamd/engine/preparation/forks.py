@@ -1,0 +1,134 @@
+"""How does an engine get workers in a few milliseconds, without the memory, the threads and the drives that it has?
+
+Before it has any of those it forks a process that does nothing but fork: each worker is a fork of that.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from nvstreamd.engine.preparation.worker import receive_exactly, refusal
+from nvstreamd.errors import NvstreamError
+from nvstreamd.wire.engine_pb2 import FromEngine, Prepare
+from nvstreamd.wire.frames import HEADER, frame, length_of
+
+# Longer than any worker may compute: a template and a schema have their own deadlines.
+ANSWER_SECONDS: Final = 90.0
+FORK_SECONDS: Final = 10.0
+STDERR: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker process: `pidfd` ends it (pidfd_open(2)), `channel` speaks to it."""
+
+    pidfd: int
+    channel: socket.socket
+
+    def ask(self, question: Prepare) -> FromEngine:
+        """The answer. Raises NvstreamError when the worker ended instead, by a limit, by `end`, or too late."""
+        try:
+            self.channel.sendall(frame(question.SerializeToString()))
+            header = receive_exactly(self.channel, HEADER.size)
+            body = None if header is None else receive_exactly(self.channel, length_of(header))
+        except TimeoutError:
+            raise refusal(f"gave no answer in {ANSWER_SECONDS:g} s") from None
+        except OSError:
+            body = None
+        if body is None:
+            raise refusal("went past its limits of memory or time")
+        return FromEngine.FromString(body)
+
+    def end(self) -> None:
+        """Kills the process, whatever it does; `ask` then raises."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Ends it and lets go of it."""
+        self.end()
+        self.channel.close()
+        os.close(self.pidfd)
+
+
+class Forks:
+    """Forks workers that run `work` with their end of a channel. Not for several threads at once."""
+
+    def __init__(self, work: Callable[[socket.socket], None]) -> None:
+        self._work = work
+        self._asking: socket.socket | None = None
+
+    def start(self, stack: ExitStack) -> None:
+        """Forks the process that forks. To be called while there is no thread beside this one."""
+        ours, theirs = socket.socketpair()
+        # What is there now is never freed: collecting garbage would only unshare its pages.
+        gc.collect()
+        gc.freeze()
+        if os.fork() == 0:
+            _child(lambda: _fork_when_asked(theirs, self._work), theirs)
+        theirs.close()
+        ours.settimeout(FORK_SECONDS)
+        stack.callback(ours.close)
+        self._asking = ours
+
+    def worker(self) -> Worker:
+        """A new one. Raises NvstreamError when the process that forks is gone."""
+        assert self._asking is not None
+        ours, theirs = socket.socketpair()
+        ours.settimeout(ANSWER_SECONDS)
+        with theirs:
+            try:
+                socket.send_fds(self._asking, [b"w"], [theirs.fileno()])
+                _, descriptors, _, _ = socket.recv_fds(self._asking, 1, 1)
+            except OSError:
+                descriptors = []
+        if not descriptors:
+            ours.close()
+            raise NvstreamError("no worker can be had: the process that forks them is gone", "load the model again")
+        return Worker(descriptors[0], ours)
+
+
+def _fork_when_asked(asked: socket.socket, work: Callable[[socket.socket], None]) -> None:
+    """The life of the process that forks. The kernel takes away what its children leave: signal(2), SIG_IGN."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        told, descriptors, _, _ = socket.recv_fds(asked, 1, 1)
+        if not told:
+            return
+        with socket.socket(fileno=descriptors[0]) as channel:
+            pid = os.fork()
+            if pid == 0:
+                _begin(channel, work)
+        # It is there yet: it waits for its first question.
+        pidfd = os.pidfd_open(pid)
+        socket.send_fds(asked, [b"w"], [pidfd])
+        os.close(pidfd)
+
+
+def _begin(channel: socket.socket, work: Callable[[socket.socket], None]) -> None:
+    """The life of a worker, which has children of its own and waits for them."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _child(lambda: work(channel), channel)
+
+
+def _child(life: Callable[[], None], kept: socket.socket) -> None:
+    """Runs `life` in a fork with no descriptor but `kept`, then ends it. What it would print may be a user's."""
+    status = 1
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in range(STDERR + 1):
+            os.dup2(null, number)
+        keep = kept.fileno()
+        os.closerange(STDERR + 1, keep)
+        os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
+        life()
+        status = 0
+    finally:
+        os._exit(status)

@@ -1,0 +1,220 @@
+"""How does a call get from the daemon's command to a request that can be scheduled, and how is it stopped on the way?
+
+A thread a lane: it waits for its worker, so it computes next to nothing in this process.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final, Protocol
+
+from nvstreamd.engine.preparation.desk import CHEAP, Desk, Job
+from nvstreamd.engine.preparation.forks import Forks, Worker
+from nvstreamd.engine.preparation.remembered import Remembered, is_refusal
+from nvstreamd.engine.prompts import Prompts
+from nvstreamd.engine.request import Request
+from nvstreamd.errors import NvstreamError, RequestCancelled, from_wire, unexpected
+from nvstreamd.text import places
+from nvstreamd.wire.engine_pb2 import Encode, Encoded, FromEngine, Prepare, Run
+from nvstreamd.wire.failures import failure_of
+
+log = logging.getLogger(__name__)
+
+COSTLY_LANES: Final = 2
+
+
+class Results(Protocol):
+    """Who hears what became of a call."""
+
+    def ready(self, request: Request) -> None:
+        """A request that can be scheduled."""
+
+    def encoded(self, answer: Encoded) -> None:
+        """The ids of a text."""
+
+    def failed(self, call: int, error: NvstreamError) -> None:
+        """The failure of a call."""
+
+
+class Preparer:
+    """Prepares calls for `results`, cheap ones past costly ones. Any thread may `submit` and `cancel`.
+
+    `run_thread` starts a thread whose end is noticed.
+    """
+
+    def __init__(self, prompts: Prompts, forks: Forks, results: Results,
+                 run_thread: Callable[[str, Callable[[], None]], None]) -> None:
+        self.prompts = prompts
+        self.forks = forks
+        self.results = results
+        self._run_thread = run_thread
+        self._desk = Desk()
+        self._remembered = Remembered()
+        self._changed = threading.Condition()
+        self._forking = threading.Lock()
+        self._open: dict[int, Job] = {}
+        self._workers: dict[Job, Worker] = {}
+        self._is_over = False
+
+    def start(self, stack: ExitStack) -> None:
+        """Starts the lanes; `stack` ends them and their workers."""
+        stack.callback(self._end)
+        self._run_thread("prepare", lambda: self._serve(False))
+        for _ in range(COSTLY_LANES):
+            self._run_thread("prepare-costly", lambda: self._serve(True))
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any call is on its way."""
+        return bool(self._open)
+
+    def submit(self, call: Run | Encode) -> None:
+        """Queues a call. Raises InvalidRequest at once for what can be told from its length."""
+        asks = self.prompts.questions(call)
+        with self._changed:
+            cost = sum(cost for ask, cost in asks if self._remembered.find(call.uid, ask) is None)
+            job = Job(call, asks, cost)
+            self._open[job.id] = job
+            self._desk.put(job)
+            self._changed.notify_all()
+
+    def cancel(self, call: int) -> bool:
+        """Stops the preparation of a call, and what computes for it; False when it is not under way (any more)."""
+        with self._changed:
+            job = self._open.pop(call, None)
+            if job is None:
+                return False
+            job.is_cancelled = True
+            if not self._desk.remove(job) and job in self._workers:
+                self._workers[job].end()
+            return True
+
+    def _end(self) -> None:
+        with self._changed:
+            self._is_over = True
+            for worker in self._workers.values():
+                worker.end()
+            self._changed.notify_all()
+
+    def _serve(self, costly: bool) -> None:
+        """The life of a lane. Cheap calls share a worker; a costly one has its own, and its memory goes with it."""
+        with ExitStack() as stack:
+            lane = _Lane(self.forks, self._forking)
+            stack.callback(lane.drop_worker)
+            while (job := self._next(costly)) is not None:
+                if not self._prepare(job, lane) or costly:
+                    lane.drop_worker()
+
+    def _next(self, costly: bool) -> Job | None:
+        with self._changed:
+            job: Job | None = None
+            while not self._is_over and (job := self._desk.take(costly)) is None:
+                self._changed.wait()
+            return None if self._is_over else job
+
+    def _prepare(self, job: Job, lane: _Lane) -> bool:
+        """Prepares one call and tells whoever waits. False when the worker is of no more use."""
+        usable = self._try(job, lane)
+        with self._changed:
+            self._workers.pop(job, None)
+            self._desk.done(job)
+            self._changed.notify_all()
+            # A cancel ended the worker, perhaps just when it had answered.
+            return usable and not job.is_cancelled
+
+    def _try(self, job: Job, lane: _Lane) -> bool:
+        try:
+            self._finish(job, [self._answer(job, ask, cost, lane) for ask, cost in job.asks])
+        except _Refused as refused:
+            self._fail(job, refused.error)
+        except Exception as found:
+            error = unexpected(found, "preparing the request")
+            if error is not found:
+                log.error("preparing a request: %s", places(found, with_text=False))
+            self._fail(job, error)
+            return False
+        return True
+
+    def _answer(self, job: Job, ask: Prepare, cost: int, lane: _Lane) -> Encoded:
+        """What a worker says, or said before. Raises _Refused when that is no, NvstreamError when it died over it."""
+        with self._changed:
+            answer = self._remembered.find(job.uid, ask)
+        if answer is None:
+            answer = self._ask(job, ask, lane)
+            if cost > CHEAP and (is_refusal(answer) or answer.HasField("encoded")):
+                with self._changed:
+                    self._remembered.keep(job.uid, ask, answer)
+        if answer.HasField("failure"):
+            failure = answer.failure
+            raise _Refused(from_wire(failure.status, failure.message, failure.hint, failure.field))
+        return answer.encoded
+
+    def _ask(self, job: Job, ask: Prepare, lane: _Lane) -> FromEngine:
+        worker = lane.worker()
+        with self._changed:
+            if job.is_cancelled:
+                raise _Refused(RequestCancelled("nobody waits for it"))
+            self._workers[job] = worker
+        try:
+            return worker.ask(ask)
+        except NvstreamError as error:
+            if not job.is_cancelled:
+                # It would kill the next worker too.
+                with self._changed:
+                    self._remembered.keep(job.uid, ask, FromEngine(failure=failure_of(error)))
+            raise
+
+    def _finish(self, job: Job, answers: list[Encoded]) -> None:
+        """Hands out what a call became. What comes after a cancel is told to nobody."""
+        if isinstance(job.call, Run):
+            asked = next((answer for (ask, _), answer in zip(job.asks, answers, strict=True)
+                          if ask.HasField("encode")), None)
+            request = self.prompts.request(job.call, list(asked.token_ids) if asked is not None else None)
+            with self._changed:
+                # Before a cancel that comes now is told: whoever hears it must know of the request.
+                if self._open.pop(job.id, None) is job:
+                    self.results.ready(request)
+        elif self._close(job):
+            self.results.encoded(Encoded(id=job.id, token_ids=answers[0].token_ids))
+
+    def _fail(self, job: Job, error: NvstreamError) -> None:
+        if self._close(job):
+            self.results.failed(job.id, error)
+
+    def _close(self, job: Job) -> bool:
+        """Whether somebody still waits for it."""
+        with self._changed:
+            return self._open.pop(job.id, None) is job
+
+
+class _Refused(Exception):
+    """A worker's own no: it is as good as before."""
+
+    def __init__(self, error: NvstreamError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _Lane:
+    """The worker that one thread uses, forked when it is needed."""
+
+    def __init__(self, forks: Forks, forking: threading.Lock) -> None:
+        self._forks = forks
+        self._forking = forking
+        self._worker: Worker | None = None
+
+    def worker(self) -> Worker:
+        """The worker. Raises NvstreamError when none can be had."""
+        if self._worker is None:
+            with self._forking:
+                self._worker = self._forks.worker()
+        return self._worker
+
+    def drop_worker(self) -> None:
+        """Ends the worker, if there is one."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()

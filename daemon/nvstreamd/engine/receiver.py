@@ -1,0 +1,45 @@
+"""What becomes of a command of the daemon? A call is prepared elsewhere, a cancel overtakes whatever waits.
+
+This thread does nothing whose length a caller chooses: it looks at lengths, and hands on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from nvstreamd.engine.channel import Channel
+from nvstreamd.engine.preparation.preparer import Preparer
+from nvstreamd.errors import unexpected
+from nvstreamd.wire.engine_pb2 import ToEngine
+
+Command = Callable[[], None]
+
+
+class Receiver:
+    """Reads commands until the daemon is gone; then None is in `commands`. `cancel` is run by whoever obeys those."""
+
+    def __init__(self, channel: Channel, preparer: Preparer, commands: SimpleQueue[Command | None],
+                 cancel: Callable[[int], None]) -> None:
+        self.channel = channel
+        self.preparer = preparer
+        self.commands = commands
+        self._cancel = cancel
+
+    def receive(self) -> None:
+        """The life of the thread."""
+        while (command := self.channel.receive()) is not None:
+            self._take(command)
+        self.commands.put(None)
+
+    def _take(self, command: ToEngine) -> None:
+        if command.HasField("cancel"):
+            number = command.cancel.id
+            if not self.preparer.cancel(number):
+                self.commands.put(lambda: self._cancel(number))
+            return
+        call = command.run if command.HasField("run") else command.encode
+        try:
+            self.preparer.submit(call)
+        except Exception as error:
+            self.channel.fail(unexpected(error, "taking the request"), call.id)

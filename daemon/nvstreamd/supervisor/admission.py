@@ -1,0 +1,73 @@
+"""May this request begin, and with which seed, share and limits? The same for every way that requests come."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nvstreamd.config import Config, QuotaConfig
+from nvstreamd.errors import QuotaExceeded
+from nvstreamd.supervisor.meter import Meter
+from nvstreamd.supervisor.pools import Pool
+from nvstreamd.supervisor.quotas import Quotas
+from nvstreamd.wire.engine_pb2 import Run
+
+SEED_BITS = 63
+BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A request that was let in. `charge` counts tokens, `release` gives its place back, once."""
+
+    charge: Callable[[int], None]
+    release: Callable[[], None]
+
+
+class Admission:
+    """Places for requests, by model, and what users have had."""
+
+    def __init__(self, config: Config) -> None:
+        self.quotas = Quotas(config.quotas)
+        self.meter = Meter(config.usage)
+        self._alone = config.max_running + config.max_queued
+        self._places: dict[str, Pool] = {}
+        self._requests: dict[int, int] = {}
+
+    def quota(self, uid: int, gid: int | None) -> QuotaConfig:
+        """What a user may have."""
+        return self.quotas.of(uid, gid)
+
+    @property
+    def uids(self) -> set[int]:
+        """Users who have requests, or had tokens today."""
+        return {*self._requests, *self.meter.uids}
+
+    def requests(self, uid: int) -> int:
+        """How many requests of a user are open."""
+        return self._requests.get(uid, 0)
+
+    def admit(self, run: Run, model: str, uid: int, gid: int) -> Ticket:
+        """Lets a request in and writes into it whose it is and what share it has. Raises QuotaExceeded."""
+        quota = self.quota(uid, gid)
+        if quota.requests is not None and self.requests(uid) >= quota.requests:
+            raise QuotaExceeded(f"{self.requests(uid)} requests of yours are open, {quota.requests} may be",
+                                "let one end first", field="requests")
+        self.meter.check(uid, quota)
+        places = self._places.setdefault(model, Pool(f"requests for {model}", self._alone, "try again later"))
+        give_back = places.take(uid)
+        self._requests[uid] = self.requests(uid) + 1
+        run.uid, run.weight, run.batch = uid, quota.weight, quota.priority == BATCH
+        run.longest_context = quota.longest_context or 0
+        # Chosen here, so that a replay in another engine draws the same tokens.
+        if not run.options.sampling.HasField("seed"):
+            run.options.sampling.seed = secrets.randbits(SEED_BITS)
+
+        def release() -> None:
+            give_back()
+            left = self._requests.pop(uid) - 1
+            if left:
+                self._requests[uid] = left
+
+        return Ticket(lambda tokens: self.meter.charge(uid, tokens, quota), release)

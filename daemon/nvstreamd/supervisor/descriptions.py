@@ -1,0 +1,82 @@
+"""What do model files that are not loaded need? Each is looked at once, however many ask, and few at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from nvstream.v1.models_pb2 import ModelFacts
+from nvstreamd.errors import DeadlinePassed, NotFound, NvstreamError, from_wire
+
+# Each is a process of some 100 MiB.
+MOST_AT_ONCE = 2
+SECONDS = 60.0
+MOST_KNOWN = 256
+# A file may be refused for want of another: it is looked at again after a while.
+REFUSAL_SECONDS = 10.0
+
+T = TypeVar("T")
+
+# Which bytes were looked at: path, inode, size and time of the last change of the file.
+Key = tuple[str, int, int, int]
+
+
+class Descriptions:
+    """Facts by file. `look` looks into one; its facts hold until the file changes, its refusals for a while."""
+
+    def __init__(self, look: Callable[[Path], Awaitable[ModelFacts]]) -> None:
+        self._look = look
+        self._facts: OrderedDict[Key, ModelFacts] = OrderedDict()
+        self._refusals: OrderedDict[Key, tuple[float, NvstreamError]] = OrderedDict()
+        self._looking: dict[Key, asyncio.Task[ModelFacts]] = {}
+        self._turns = asyncio.Semaphore(MOST_AT_ONCE)
+
+    async def of(self, path: Path) -> ModelFacts:
+        """The facts of a model. Raises NvstreamError. Who stops waiting does not stop it for the others."""
+        key = _key(path)
+        if key in self._facts:
+            return self._facts[key]
+        since, error = self._refusals.get(key, (0.0, None))
+        if error is not None and time.monotonic() - since < REFUSAL_SECONDS:
+            raise from_wire(error.status, error.message, error.hint, error.field)
+        if key not in self._looking:
+            self._looking[key] = task = asyncio.create_task(self._find(key, path))
+            task.add_done_callback(lambda done: self._over(key, done))
+        return await asyncio.shield(self._looking[key])
+
+    def _over(self, key: Key, looking: asyncio.Task[ModelFacts]) -> None:
+        del self._looking[key]
+        error = None if looking.cancelled() else looking.exception()
+        if isinstance(error, NvstreamError):
+            _keep(self._refusals, key, (time.monotonic(), error))
+
+    async def _find(self, key: Key, path: Path) -> ModelFacts:
+        async with self._turns:
+            try:
+                async with asyncio.timeout(SECONDS):
+                    facts = await self._look(path)
+            except TimeoutError:
+                raise DeadlinePassed(f"{path}: looking into it took more than {SECONDS:g} s",
+                                     "look at the drive that it is on") from None
+        _keep(self._facts, key, facts)
+        return facts
+
+
+def _keep(where: OrderedDict[Key, T], key: Key, what: T) -> None:
+    where[key] = what
+    if len(where) > MOST_KNOWN:
+        where.popitem(last=False)
+
+
+def _key(path: Path) -> Key:
+    """Of a packed model the directory's own, which changes with each import."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise NotFound(f"{path}: {error.strerror}", "look whether it is still there", field="model") from error
+    return str(path), found.st_ino, found.st_size, found.st_mtime_ns

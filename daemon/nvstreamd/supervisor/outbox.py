@@ -1,0 +1,63 @@
+"""What waits for a client that does not read? New text is added to the text that waits, up to a bound."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from nvstream.v1 import inference_pb2 as public
+from nvstreamd.errors import NotRead, NvstreamError
+
+Event = public.StreamEvent | NvstreamError
+
+# A whole context of text; of log probabilities some thousand tokens.
+MOST_BYTES = 512 << 10
+MOST_EVENTS = 1024
+
+
+class Outbox:
+    """Events of one stream, in order. One puts, one gets."""
+
+    def __init__(self) -> None:
+        # Each with its size when it was put in.
+        self._events: deque[tuple[Event, int]] = deque()
+        self._bytes = 0
+        self._there = asyncio.Event()
+
+    def put(self, event: Event) -> bool:
+        """Adds an event. False when too much is unread: then all of it makes way for an error."""
+        size = 0 if isinstance(event, NvstreamError) else event.ByteSize()
+        if self._bytes + size > MOST_BYTES or len(self._events) >= MOST_EVENTS:
+            self._events.clear()
+            self._bytes = 0
+            self._add(NotRead(f"more than {MOST_BYTES} bytes of the stream are unread", "read it, or ask for less"), 0)
+            return False
+        last, before = self._events[-1] if self._events else (None, 0)
+        if isinstance(event, public.StreamEvent) and isinstance(last, public.StreamEvent) and _joins(last, event):
+            # Text, ids and log probabilities of two deltas are those of one: what is new since the one before.
+            last.delta.text += event.delta.text
+            last.delta.token_ids.extend(event.delta.token_ids)
+            last.delta.logprobs.extend(event.delta.logprobs)
+            self._events.pop()
+            event, size = last, before + size
+            self._bytes -= before
+        self._add(event, size)
+        return True
+
+    async def get(self) -> Event:
+        """The next event."""
+        while not self._events:
+            self._there.clear()
+            await self._there.wait()
+        event, size = self._events.popleft()
+        self._bytes -= size
+        return event
+
+    def _add(self, event: Event, size: int) -> None:
+        self._events.append((event, size))
+        self._bytes += size
+        self._there.set()
+
+
+def _joins(last: public.StreamEvent, event: public.StreamEvent) -> bool:
+    return last.HasField("delta") and event.HasField("delta")

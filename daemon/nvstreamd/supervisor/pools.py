@@ -1,0 +1,56 @@
+"""How much of something may one user have, while others may want it too? As much as is left for all the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nvstreamd.errors import QuotaExceeded
+
+
+class Pool:
+    """Units of something: places in a queue, open calls, bytes. `alone` is what a user has at most.
+
+    There is twice as much in all, and nobody gets more than what would be left for everybody else: one who takes what
+    there is leaves as much again, two of them a third, so whoever comes finds room. Choudhury and Hahne, Dynamic Queue
+    Length Thresholds, 1998, with a factor of one.
+    """
+
+    def __init__(self, what: str, alone: int, hint: str) -> None:
+        self.what = what
+        self.alone = alone
+        self._capacity = 2 * alone
+        self._hint = hint
+        self._taken: dict[int, int] = {}
+        self._total = 0
+
+    @property
+    def uids(self) -> set[int]:
+        """Users who have any."""
+        return set(self._taken)
+
+    def taken(self, uid: int) -> int:
+        """How much a user has."""
+        return self._taken.get(uid, 0)
+
+    def take(self, uid: int, amount: int = 1) -> Callable[[], None]:
+        """Takes for a user; what is returned gives it back, once. Raises QuotaExceeded when that is too much."""
+        own = self.taken(uid) + amount
+        if own > self._capacity - self._total:
+            raise QuotaExceeded(f"{self.taken(uid)} {self.what} are yours, {self._total} everybody's", self._hint,
+                                field=self.what)
+        self._add(uid, amount)
+        left = [amount]
+
+        def give_back() -> None:
+            if left:
+                self._add(uid, -left.pop())
+
+        return give_back
+
+    def _add(self, uid: int, amount: int) -> None:
+        self._total += amount
+        now = self.taken(uid) + amount
+        if now:
+            self._taken[uid] = now
+        else:
+            self._taken.pop(uid, None)

@@ -1,0 +1,90 @@
+"""Which call kills engines? One that was there at two deaths, and did not get on between them, is tried alone. Pure.
+
+A call that only waited in the engine's queue was not there. One that kills an engine while it is alone is failed, and
+is refused when it is sent again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from hashlib import sha256
+
+from nvstreamd.errors import PoisonedRequest
+from nvstreamd.wire.engine_pb2 import Encode, Run
+
+DEATHS = 2
+# How long a suspect waits for an engine without other calls.
+PATIENCE_SECONDS = 30.0
+MOST_REMEMBERED = 256
+
+
+def poisoned(why: str) -> PoisonedRequest:
+    """The failure of a suspect."""
+    return PoisonedRequest(f"engines died twice while they worked on this request, and {why}",
+                           "change the request; the log says how the engines died")
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """What is known of one call. `progress` is how far it ever got; it `waits` while it is in the engine's queue.
+
+    `since` is when the last engine died, of time.monotonic.
+    """
+
+    call: Run | Encode
+    deaths: int = 0
+    progress: int = 0
+    waits: bool = False
+    since: float | None = None
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it is to be tried alone."""
+        return self.deaths >= DEATHS
+
+    def moved_to(self, progress: int) -> None:
+        """Notes how far it got; further than ever clears it."""
+        if progress > self.progress:
+            self.progress, self.deaths = progress, 0
+
+    def died(self) -> None:
+        """Notes that its engine died while it worked on it."""
+        if not self.waits:
+            self.deaths += 1
+        self.waits = False
+
+
+class Poison:
+    """Calls that killed an engine while they were alone, by user: the last few."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[int, bytes], None] = OrderedDict()
+
+    def record(self, call: Run | Encode) -> Record:
+        """The record of a new call. Raises PoisonedRequest when it is known."""
+        # A digest takes as long as a call is: it is made for nobody but those who sent such a one.
+        if any(uid == call.uid for uid, _ in self._known) and (call.uid, _key(call)) in self._known:
+            raise poisoned("so did one like it while it was the only one")
+        return Record(call)
+
+    def remember(self, record: Record) -> None:
+        """Keeps a call to be refused."""
+        self._known[record.call.uid, _key(record.call)] = None
+        if len(self._known) > MOST_REMEMBERED:
+            self._known.popitem(last=False)
+
+
+def _key(call: Run | Encode) -> bytes:
+    """What makes a call the same when it is sent again: neither its number nor its seed."""
+    plain: Run | Encode
+    if isinstance(call, Run):
+        plain = Run()
+        plain.CopyFrom(call)
+        plain.options.sampling.ClearField("seed")
+        del plain.sent_token_ids[:]
+    else:
+        plain = Encode()
+        plain.CopyFrom(call)
+    plain.id = 0
+    return sha256(plain.SerializeToString(deterministic=True)).digest()

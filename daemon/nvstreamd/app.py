@@ -27,6 +27,7 @@ from nvstreamd.hardware.eligibility import policy_of
 from nvstreamd.hardware.holder import ClaimHolder
 from nvstreamd.hardware.journal import Journal
 from nvstreamd.hardware.system import System
+from nvstreamd.memory import excess
 from nvstreamd.supervisor.admission import Admission
 from nvstreamd.supervisor.arrivals import Arrivals
 from nvstreamd.supervisor.catalog import Catalog
@@ -78,6 +79,7 @@ class App:
             listener = self._listener(stack)
             private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nvstreamd-")))
             self._attempt("engines may pin little memory", allow_pinning)
+            self._look_at_memory()
             self._recover()
             stack.push_async_callback(self.catalog.unload_all)
             self.admission.meter.open()
@@ -106,6 +108,13 @@ class App:
                               "another daemon listens there, or its directory is not writable") from error
         stack.callback(self.config.socket.unlink, missing_ok=True)
         return listener
+
+    def _look_at_memory(self) -> None:
+        """A ceiling above what there is protects nobody: loads that do not fit are refused all the same."""
+        found = excess(self.config.memory)
+        if found is not None:
+            self.notes.append(f"{found}: what does not fit is refused")
+            log.warning("%s", self.notes[-1])
 
     async def _tick(self) -> None:
         """Looks after engines and counters once a second, whatever happens."""

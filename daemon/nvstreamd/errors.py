@@ -10,7 +10,9 @@ STATUSES = frozenset((
     "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
     "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
     "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
-))
+))# The field of NotEnoughMemory, by which it is known behind the socket pair.
+MEMORY = "memory"
+
 
 class NvstreamError(Exception):
     """Base of every error that a user sees. `status` is a grpc.StatusCode name, `hint` says what to do.
@@ -74,6 +76,12 @@ class NotRead(NvstreamError):
 
 class BudgetTooSmall(NvstreamError):
     """The memory budget cannot hold what a pass needs; the message has the smallest workable figure."""
+
+    status = "FAILED_PRECONDITION"
+
+
+class NotEnoughMemory(NvstreamError):
+    """What a model is to take is more than the machine, or a control group, has left. Its field is always MEMORY."""
 
     status = "FAILED_PRECONDITION"
 

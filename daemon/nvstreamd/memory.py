@@ -43,9 +43,18 @@ def smallest(root: Path = Path("/")) -> Bound | None:
     return min(bounds(root), key=lambda bound: bound.limit, default=None)
 
 
+def excess(memory: int, root: Path = Path("/")) -> str | None:
+    """Why a ceiling of that many bytes is none, in a sentence; None when it can be kept."""
+    bound = smallest(root)
+    if bound is None or memory <= bound.limit:
+        return None
+    return f"`memory` is {memory >> 20} MiB, and {bound.name} has {bound.limit >> 20} MiB"
+
+
 def kills(root: Path = Path("/")) -> int:
-    """How many processes the kernel has killed for memory in our control group (memory.events)."""
-    return sum(_table(directory / "memory.events").get("oom_kill", 0) for directory, _ in _directories(root))
+    """How many processes the kernel has killed for want of memory in our control groups."""
+    return sum(_table(directory / name).get("oom_kill", 0) for directory, _ in _directories(root)
+               for name in ("memory.events", "memory.oom_control"))
 
 
 def _groups(root: Path) -> Iterator[Bound]:

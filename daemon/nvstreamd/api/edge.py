@@ -8,6 +8,7 @@ of which the first is read once the caller is known. What nobody reads stays in 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -31,6 +32,8 @@ RECEIVE_SECONDS = 30.0
 Handler = Any
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
 Parse = Callable[[bytes], Any]
+# An asynchronous generator of responses, or a coroutine that writes them itself.
+Behaviour = Callable[[Any, Context], Any]
 
 
 class Edge(grpc.aio.ServerInterceptor):
@@ -65,21 +68,19 @@ class Edge(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _one_to_many(self, method: str, behaviour: Callable[[Any, Context], AsyncIterator[Any]],
-                     parse: Parse) -> Callable[[object, Context], AsyncIterator[Any]]:
+    def _one_to_many(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
         async def call(_: object, context: Context) -> AsyncIterator[Any]:
             async with self._translated(context, method):
-                async for response in behaviour(await self._enter(context, method, parse), context):
+                async for response in _responses(behaviour, await self._enter(context, method, parse), context):
                     yield response
 
         return call
 
-    def _streaming(self, method: str, behaviour: Callable[[Any, Context], AsyncIterator[Any]]
-                   ) -> Callable[[Any, Context], AsyncIterator[Any]]:
+    def _streaming(self, method: str, behaviour: Behaviour) -> Behaviour:
         async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
             async with self._translated(context, method):
                 self.guard.admit(context, method)
-                async for response in behaviour(requests, context):
+                async for response in _responses(behaviour, requests, context):
                     yield response
 
         return call
@@ -121,3 +122,13 @@ class Edge(grpc.aio.ServerInterceptor):
         if not isinstance(raw, bytes):
             raise InvalidRequest("the call ended without a request", "send one message", field="request")
         return raw
+
+
+async def _responses(behaviour: Behaviour, request: object, context: Context) -> AsyncIterator[Any]:
+    """What a method answers, whichever of grpcio's two styles it is written in."""
+    answer = behaviour(request, context)
+    if inspect.isawaitable(answer):
+        await answer
+        return
+    async for response in answer:
+        yield response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from nvstreamd.config import Config
@@ -18,6 +19,7 @@ from nvstreamd.hardware.claims import Claims
 from nvstreamd.hardware.drivers import driver_of
 from nvstreamd.hardware.eligibility import Policy
 from nvstreamd.hardware.facts import Link, NvmeController
+from nvstreamd.memory import excess
 
 UNKNOWN, MOST_LANES = float("inf"), 32
 
@@ -30,7 +32,12 @@ def examine(config: Config, claims: Claims, policy: Policy, probed: str | None =
     found, owned = host(claims.system, process(claims.system)), ownership(claims, policy)
     judged = verdicts(Facts(found, trials(config.store), owned, config.memory))
     probes = () if probed is None else (*_file_probes(judged, config.store, probed), *_drive_probes(claims, owned))
-    return Report(head(found), judged, probes)
+    return Report(replace(head(found), notes=_memory_notes(config, claims)), judged, probes)
+
+
+def _memory_notes(config: Config, claims: Claims) -> tuple[Reason, ...]:
+    found = excess(config.memory, claims.system.root)
+    return () if found is None else (Reason(found, "set `memory` to less: models that do not fit are refused"),)
 
 
 def head(found: Host) -> Head:

@@ -82,7 +82,10 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The machine in brief. `secure_boot` is None when nobody can tell; `slow_links` are drives below their best."""
+    """The machine in brief. `secure_boot` is None when nobody can tell; `slow_links` are drives below their best.
+
+    `notes` is what else an administrator should know.
+    """
 
     kernel: str
     iommu: str
@@ -92,6 +95,7 @@ class Head:
     gpus: int
     is_root: bool
     slow_links: tuple[Reason, ...] = ()
+    notes: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +139,8 @@ def _head(head: Head) -> Iterator[str]:
              ("Secure Boot", secure_boot), ("NVMe drives", head.drives), ("GPUs", head.gpus),
              ("run as", "root" if head.is_root else "an ordinary user, who may not read everything"))
     yield from (f"{name:<13} {value}" for name, value in facts)
-    for link in head.slow_links:
-        yield from _told("note: ", link)
+    for note in (*head.slow_links, *head.notes):
+        yield from _told("note: ", note)
 
 
 def _paths(verdicts: Sequence[Verdict]) -> Iterator[str]:

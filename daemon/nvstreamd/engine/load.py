@@ -24,10 +24,11 @@ from nvstreamd.engine.describe import ModelFile
 from nvstreamd.engine.kv_store import bytes_per_token, heads_of, make_cache
 from nvstreamd.engine.runner import Runner
 from nvstreamd.engine.segment_view import SegmentView
-from nvstreamd.errors import BudgetTooSmall, StorageError
+from nvstreamd.errors import MEMORY, BudgetTooSmall, NotEnoughMemory, StorageError
 from nvstreamd.kernels.batch import PAGE_TOKENS, Batch, Span
 from nvstreamd.kernels.kernel_set import KernelSet
 from nvstreamd.kernels.select import choose
+from nvstreamd.memory import Bound, tightest
 from nvstreamd.weights.embedding import EmbeddingRows
 from nvstreamd.weights.manifest import ALIGNMENT, Segment
 from nvstreamd.weights.placement import Plan, Rates, check_budget, mib, minimum_budget, plan
@@ -92,11 +93,25 @@ def kv_page_count(model: ModelFile, kv_budget: int) -> int:
     return min(kv_budget // page, most)
 
 
+def check_memory(model: ModelFile, weights: int, kv: int, bound: Bound | None) -> None:
+    """Raises NotEnoughMemory when `weights` and `kv`, in bytes, are more than `bound` has free: we would be killed."""
+    if bound is None or weights + kv <= bound.free:
+        return
+    least = minimum_budget(sizes_of(model), model.manifest.constants.nbytes)
+    room = (bound.free - kv) // ALIGNMENT * ALIGNMENT
+    hint = (f"a budget of at most {mib(room)} fits" if room >= least else
+            f"the least that works is a budget of {mib(least)} and a kv_budget of one page: free some memory")
+    raise NotEnoughMemory(f"{model.data[0].path}: {mib(weights)} of weights and {mib(kv)} of KV cache are more than "
+                          f"the {mib(bound.free)} that {bound.name} has left of {mib(bound.limit)}", hint, field=MEMORY)
+
+
 def load(model: ModelFile, wishes: Wishes, stack: ExitStack) -> Loaded:
     """Opens the backend, measures, plans, reads what stays resident. `stack` undoes it. Raises NvstreamError."""
     pages = kv_page_count(model, wishes.kv_budget)
     kernels = choose(wishes.kernels, wishes.threads, stack)
-    arena = Arena(arena_size(model, wishes.budget), huge_pages=True)
+    weights = arena_size(model, wishes.budget)
+    check_memory(model, weights, pages * PAGE_TOKENS * bytes_per_token(model.hyper), tightest())
+    arena = Arena(weights, huge_pages=True)
     try:
         stack.enter_context(arena)
         selection = _select(model, wishes, arena)

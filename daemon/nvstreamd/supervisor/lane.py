@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from nvstreamd.errors import DriveMissing, EngineLost, HardwareError, NvstreamError
+from nvstreamd.errors import MEMORY, DriveMissing, EngineLost, HardwareError, NvstreamError
 from nvstreamd.supervisor.jobs import checked
 from nvstreamd.supervisor.opening import in_thread, opened
 from nvstreamd.supervisor.process import END_SECONDS, EngineProcess, named
@@ -23,7 +23,7 @@ from nvstreamd.wire.engine_pb2 import ClaimedDrive, FromEngine, Load, Loaded, To
 log = logging.getLogger(__name__)
 
 # Too small a limit is so on every way.
-LIMITS = ("budget", "kv_budget")
+LIMITS = ("budget", "kv_budget", MEMORY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 
-from nvstreamd.errors import EngineLost, EnginePaused, NvstreamError
+from nvstreamd.errors import MEMORY, EngineLost, EnginePaused, NvstreamError
 from nvstreamd.supervisor.lane import Lane
 from nvstreamd.wire.engine_pb2 import Loaded
 
@@ -66,6 +66,11 @@ class Recovery:
                 return await self._lane.restart()
             except EngineLost as error:
                 cause = error
+            except NvstreamError as error:
+                if error.field != MEMORY:
+                    raise
+                # There was enough before: somebody else has it for now.
+                cause = EngineLost(error.message, error.hint)
 
     async def _wait(self, cause: EngineLost) -> None:
         """Waits longer after each engine that died."""

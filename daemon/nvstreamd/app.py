@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
+from nvdma.heap import give_back_large_pieces
 from nvstreamd.api import server
 from nvstreamd.api.front import Front, public_socket
 from nvstreamd.api.guard import Guard
@@ -79,6 +80,8 @@ class App:
             listener = self._listener(stack)
             private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nvstreamd-")))
             self._attempt("engines may pin little memory", allow_pinning)
+            if not give_back_large_pieces():
+                self.notes.append("memory of large requests may be kept: the C library has no mallopt")
             self._look_at_memory()
             self._recover()
             stack.push_async_callback(self.catalog.unload_all)

@@ -101,6 +101,7 @@ class Edge(grpc.aio.ServerInterceptor):
     async def _enter(self, context: Context, method: str, parse: Parse) -> object:
         """The call's message. Raises NvstreamError when there is no share left for it, or it is none."""
         peer = self.guard.admit(context, method)
+        await self.guard.pace.take(peer.uid)
         raw = await self._receive(context, peer)
         self.guard.charge(context, peer, len(raw))
         try:

@@ -10,18 +10,23 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from itertools import count
 from pathlib import Path
 
-from nvstreamd.api.peer import credentials, upstream_name
+from nvstreamd.api.peer import Peer, credentials, upstream_name
 from nvstreamd.errors import QuotaExceeded
+from nvstreamd.supervisor.pace import Pace
 from nvstreamd.supervisor.pools import Pool
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 16
 # Of one user while nobody else wants any; each takes three descriptors and some 100 KiB.
 MOST_CONNECTIONS = 128
+CONNECTIONS_A_SECOND = 32
+# Bytes that a user sends, over all connections: each costs the daemon, and an engine, time that is everybody's.
+SENT_A_SECOND, SENT_AT_ONCE = 6 << 20, 16 << 20
 END_SECONDS = 1.0
 
 
@@ -52,6 +57,8 @@ class Front:
         self.listener = listener
         self.upstream = upstream
         self.connections = Pool("connections", MOST_CONNECTIONS, "use one for many calls")
+        self._connecting = Pace(CONNECTIONS_A_SECOND, MOST_CONNECTIONS)
+        self._sending = Pace(SENT_A_SECOND, SENT_AT_ONCE)
         self._numbers = count(1)
         self._relays: set[asyncio.Task[None]] = set()
 
@@ -77,22 +84,23 @@ class Front:
             log.warning("a connection of uid %d is refused: %s", peer.uid, error)
             writer.transport.abort()
             return
-        relay = asyncio.create_task(self._relay(upstream_name(peer, next(self._numbers)), reader, writer))
+        relay = asyncio.create_task(self._relay(peer, reader, writer))
         self._relays.add(relay)
         relay.add_done_callback(self._relays.discard)
         relay.add_done_callback(lambda _: give_back())
 
-    async def _relay(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        path = self.upstream.parent / name
+    async def _relay(self, peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = self.upstream.parent / upstream_name(peer, next(self._numbers))
         ends = [writer]
         try:
+            await self._connecting.take(peer.uid)
             up_reader, up_writer = await self._connect(path)
             ends.append(up_writer)
             async with asyncio.TaskGroup() as both:
-                both.create_task(_copy(reader, up_writer))
+                both.create_task(_copy(reader, up_writer, lambda size: self._sending.take(peer.uid, size)))
                 both.create_task(_copy(up_reader, writer))
         except* OSError as errors:
-            log.debug("connection %s ended: %s", name, errors.exceptions)
+            log.debug("a connection of uid %d ended: %s", peer.uid, errors.exceptions)
         except* asyncio.CancelledError:
             # What a client does not read is not waited for.
             for end in ends:
@@ -110,9 +118,12 @@ class Front:
         return await asyncio.open_unix_connection(sock=upstream)
 
 
-async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter,
+                pace: Callable[[int], Awaitable[None]] | None = None) -> None:
     """Copies until the source ends, then ends the target, so that the other direction ends too."""
     while data := await source.read(CHUNK):
         target.write(data)
         await target.drain()
+        if pace is not None:
+            await pace(len(data))
     target.close()

@@ -10,12 +10,14 @@ from nvstreamd.api.context import Context, when_over
 from nvstreamd.api.peer import Peer, of_call
 from nvstreamd.api.permissions import Permissions
 from nvstreamd.errors import Draining
+from nvstreamd.supervisor.pace import Pace
 from nvstreamd.supervisor.pools import Pool
 
 STATUS = "nvstream.v1.Status/GetStatus"
 # Of one user while nobody else wants any; see Pool.
 MOST_CALLS = 256
 MOST_BYTES = 48 << 20
+CALLS_A_SECOND, CALLS_AT_ONCE = 200, 256
 # Messages of one user that are on their way at once.
 MOST_RECEIVING = 2
 
@@ -28,6 +30,7 @@ class Guard:
         self.draining = False
         self.calls = Pool("open calls", MOST_CALLS, "end some first")
         self.bytes = Pool("bytes in open requests", MOST_BYTES, "let some of them end, or send less")
+        self.pace = Pace(CALLS_A_SECOND, CALLS_AT_ONCE)
         self.open_calls = 0
         self._receiving: dict[int, tuple[asyncio.Semaphore, set[object]]] = {}
         self._idle = asyncio.Event()

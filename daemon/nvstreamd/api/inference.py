@@ -54,7 +54,7 @@ class Inference(InferenceServicer):
         else:
             call.text = request.text
         encoded = await self._model(request.model).encode(call)
-        return public.TokenizeResponse(token_ids=encoded.token_ids)
+        return encoded.response
 
     def _model(self, name: str) -> ServedModel:
         if not name:

@@ -31,7 +31,7 @@ class Encoder:
     def encode(self, call: Encode) -> Encoded:
         """The ids of a text or a conversation. Raises InvalidRequest."""
         ids = self.chat(call.chat) if call.WhichOneof("input") == "chat" else self.text(call.text, call.add_special)
-        encoded = Encoded(id=call.id, token_ids=ids)
+        encoded = Encoded(id=call.id, response=public.TokenizeResponse(token_ids=ids))
         if encoded.ByteSize() > LARGEST_ANSWER:
             raise InvalidRequest(f"the text has {len(ids)} tokens: their ids are more than {LARGEST_ANSWER} bytes",
                                  "send it in parts", field="text")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from nvstream.v1 import inference_pb2 as public
 from nvstreamd.engine.constraint import LONGEST_SCHEMA, Constraints
 from nvstreamd.engine.output import Output
-from nvstreamd.engine.preparation.desk import CHEAP, MESSAGE_COST
+from nvstreamd.engine.preparation.desk import CHEAP, MESSAGE_COST, Ask
 from nvstreamd.engine.request import Request
 from nvstreamd.engine.sampling import Sampling
 from nvstreamd.engine.tokenizer import Tokenizer, TokenizerError
@@ -17,8 +17,8 @@ from nvstreamd.wire.engine_pb2 import Encode, Prepare, Run
 MOST_STOPS = 16
 LONGEST_STOP = 1024
 MOST_LOGPROBS = 100
-# Of a text whose ids are asked for; what is to be answered is held against the context.
-LONGEST_TEXT = 1 << 22
+# Bytes of a text whose ids are asked for; what is to be answered is held against the context.
+LONGEST_TEXT = 1 << 23
 
 
 class Prompts:
@@ -32,14 +32,13 @@ class Prompts:
         self._longest_token = max(len(tokenizer.token_bytes(token, special=True))
                                   for token in range(tokenizer.vocab_size))
 
-    def questions(self, call: Run | Encode) -> list[tuple[Prepare, int]]:
-        """What is to be found out before a call can go on, each with what it may cost (see `desk.CHEAP`).
-
-        Raises InvalidRequest for what can be told from lengths alone.
-        """
+    def questions(self, call: Run | Encode) -> list[Ask]:
+        """What is to be found out before a call can go on. Raises InvalidRequest for what lengths alone tell."""
         if isinstance(call, Encode):
-            return [(Prepare(encode=call), _check_size(call, LONGEST_TEXT, self.limit))]
-        asks: list[tuple[Prepare, int]] = []
+            question = Prepare(encode=call)
+            question.encode.id = 0
+            return [Ask.of(question, _check_size(call, LONGEST_TEXT, self.limit))]
+        asks: list[Ask] = []
         limit = self._limit_of(call)
         check_options(call.options)
         if call.WhichOneof("prompt") == "token_ids":
@@ -50,10 +49,10 @@ class Prompts:
                 encode.chat.CopyFrom(call.chat)
             else:
                 encode.text = call.text
-            asks.append((Prepare(encode=encode), _check_size(encode, limit * self._longest_token, limit)))
+            asks.append(Ask.of(Prepare(encode=encode), _check_size(encode, limit * self._longest_token, limit)))
         if call.options.HasField("json_schema"):
             # Nobody can tell from its length what a schema costs.
-            asks.append((Prepare(json_schema=call.options.json_schema), CHEAP + 1))
+            asks.append(Ask.of(Prepare(json_schema=call.options.json_schema), CHEAP + 1))
         return asks
 
     def request(self, run: Run, ids: list[int] | None) -> Request:
@@ -97,24 +96,23 @@ class Prompts:
                                  f"ids are below {self.vocabulary}", field="token_ids")
 
 
-def _check_size(call: Encode, characters: int, messages: int) -> int:
+def _check_size(call: Encode, most_bytes: int, messages: int) -> int:
     """What a call costs at most. Raises InvalidRequest when it cannot fit, whatever its tokens are.
 
     Each token stands for a bounded number of bytes, each message for at least one token.
     """
+    size, cost = call.ByteSize(), 0
     if call.WhichOneof("input") == "chat":
         if not call.chat.messages:
             raise InvalidRequest("there are no messages", "send at least one", field="messages")
         if len(call.chat.messages) > messages:
             raise _too_long(f"{len(call.chat.messages)} messages", messages)
-        length = sum(len(message.content) for message in call.chat.messages)
-        cost = length + MESSAGE_COST * len(call.chat.messages)
-    else:
-        length = cost = len(call.text)
-    if length > characters:
-        raise InvalidRequest(f"the prompt has {length} characters, more than {characters}",
+        cost = MESSAGE_COST * len(call.chat.messages)
+        size -= MESSAGE_COST * len(call.chat.messages)
+    if size > most_bytes + MESSAGE_COST:
+        raise InvalidRequest(f"the prompt has about {size} bytes of text, more than {most_bytes}",
                              "shorten it, send it in parts, or load the model with a larger kv_budget", field="prompt")
-    return cost
+    return max(0, size) + cost
 
 
 def _too_long(what: str, limit: int) -> InvalidRequest:

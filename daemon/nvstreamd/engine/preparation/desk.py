@@ -9,20 +9,37 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from nvstreamd.wire.engine_pb2 import Encode, Prepare, Run
 
-# Characters. As many are tokens in some ten milliseconds.
+# Bytes of text. As many are tokens in some ten milliseconds.
 CHEAP = 1 << 14
 MESSAGE_COST = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question to a worker, packed once: a Prepare without the number of its call. `cost` is compared with CHEAP."""
+
+    packed: bytes
+    digest: bytes
+    cost: int
+    is_text: bool
+
+    @classmethod
+    def of(cls, question: Prepare, cost: int) -> Ask:
+        """The question, packed."""
+        packed = question.SerializeToString()
+        return cls(packed, sha256(packed).digest(), cost, question.HasField("encode"))
+
+
 @dataclass(slots=True, eq=False)
 class Job:
-    """A call to prepare. `asks` is what workers are asked, with what each may cost; none when nothing is to ask."""
+    """A call to prepare. `asks` is what workers are asked, if anything; `cost` that of what is not known yet."""
 
     call: Run | Encode
-    asks: Sequence[tuple[Prepare, int]]
+    asks: Sequence[Ask]
     cost: int
     is_cancelled: bool = False
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from nvstreamd.engine.preparation.worker import receive_exactly, refusal
 from nvstreamd.errors import NvstreamError
-from nvstreamd.wire.engine_pb2 import FromEngine, Prepare
+from nvstreamd.wire.engine_pb2 import FromEngine
 from nvstreamd.wire.frames import HEADER, frame, length_of
 
 # Longer than any worker may compute: a template and a schema have their own deadlines.
@@ -32,10 +32,10 @@ class Worker:
     pidfd: int
     channel: socket.socket
 
-    def ask(self, question: Prepare) -> FromEngine:
-        """The answer. Raises NvstreamError when the worker ended instead, by a limit, by `end`, or too late."""
+    def ask(self, question: bytes) -> FromEngine:
+        """The answer to a packed Prepare. Raises NvstreamError when there is none: by a limit, by `end`, or too late."""
         try:
-            self.channel.sendall(frame(question.SerializeToString()))
+            self.channel.sendall(frame(question))
             header = receive_exactly(self.channel, HEADER.size)
             body = None if header is None else receive_exactly(self.channel, length_of(header))
         except TimeoutError:

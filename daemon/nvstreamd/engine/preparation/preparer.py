@@ -11,14 +11,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final, Protocol
 
-from nvstreamd.engine.preparation.desk import CHEAP, Desk, Job
+from nvstreamd.engine.preparation.desk import CHEAP, Ask, Desk, Job
 from nvstreamd.engine.preparation.forks import Forks, Worker
 from nvstreamd.engine.preparation.remembered import Remembered, is_refusal
 from nvstreamd.engine.prompts import Prompts
 from nvstreamd.engine.request import Request
 from nvstreamd.errors import NvstreamError, RequestCancelled, from_wire, unexpected
 from nvstreamd.text import places
-from nvstreamd.wire.engine_pb2 import Encode, Encoded, FromEngine, Prepare, Run
+from nvstreamd.wire.engine_pb2 import Encode, Encoded, FromEngine, Run
 from nvstreamd.wire.failures import failure_of
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Preparer:
         """Queues a call. Raises InvalidRequest at once for what can be told from its length."""
         asks = self.prompts.questions(call)
         with self._changed:
-            cost = sum(cost for ask, cost in asks if self._remembered.find(call.uid, ask) is None)
+            cost = sum(ask.cost for ask in asks if self._remembered.find(call.uid, ask) is None)
             job = Job(call, asks, cost)
             self._open[job.id] = job
             self._desk.put(job)
@@ -127,7 +127,7 @@ class Preparer:
 
     def _try(self, job: Job, lane: _Lane) -> bool:
         try:
-            self._finish(job, [self._answer(job, ask, cost, lane) for ask, cost in job.asks])
+            self._finish(job, [self._answer(job, ask, lane) for ask in job.asks])
         except _Refused as refused:
             self._fail(job, refused.error)
         except Exception as found:
@@ -138,13 +138,13 @@ class Preparer:
             return False
         return True
 
-    def _answer(self, job: Job, ask: Prepare, cost: int, lane: _Lane) -> Encoded:
+    def _answer(self, job: Job, ask: Ask, lane: _Lane) -> Encoded:
         """What a worker says, or said before. Raises _Refused when that is no, NvstreamError when it died over it."""
         with self._changed:
             answer = self._remembered.find(job.uid, ask)
         if answer is None:
             answer = self._ask(job, ask, lane)
-            if cost > CHEAP and (is_refusal(answer) or answer.HasField("encoded")):
+            if ask.cost > CHEAP and (is_refusal(answer) or answer.HasField("encoded")):
                 with self._changed:
                     self._remembered.keep(job.uid, ask, answer)
         if answer.HasField("failure"):
@@ -152,14 +152,14 @@ class Preparer:
             raise _Refused(from_wire(failure.status, failure.message, failure.hint, failure.field))
         return answer.encoded
 
-    def _ask(self, job: Job, ask: Prepare, lane: _Lane) -> FromEngine:
+    def _ask(self, job: Job, ask: Ask, lane: _Lane) -> FromEngine:
         worker = lane.worker()
         with self._changed:
             if job.is_cancelled:
                 raise _Refused(RequestCancelled("nobody waits for it"))
             self._workers[job] = worker
         try:
-            return worker.ask(ask)
+            return worker.ask(ask.packed)
         except NvstreamError as error:
             if not job.is_cancelled:
                 # It would kill the next worker too.
@@ -170,15 +170,16 @@ class Preparer:
     def _finish(self, job: Job, answers: list[Encoded]) -> None:
         """Hands out what a call became. What comes after a cancel is told to nobody."""
         if isinstance(job.call, Run):
-            asked = next((answer for (ask, _), answer in zip(job.asks, answers, strict=True)
-                          if ask.HasField("encode")), None)
-            request = self.prompts.request(job.call, list(asked.token_ids) if asked is not None else None)
+            ids = next((answer.response.token_ids for ask, answer in zip(job.asks, answers, strict=True)
+                        if ask.is_text), None)
+            request = self.prompts.request(job.call, None if ids is None else list(ids))
             with self._changed:
                 # Before a cancel that comes now is told: whoever hears it must know of the request.
                 if self._open.pop(job.id, None) is job:
                     self.results.ready(request)
         elif self._close(job):
-            self.results.encoded(Encoded(id=job.id, token_ids=answers[0].token_ids))
+            answers[0].id = job.id
+            self.results.encoded(answers[0])
 
     def _fail(self, job: Job, error: NvstreamError) -> None:
         if self._close(job):

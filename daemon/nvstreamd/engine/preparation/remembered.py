@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from hashlib import sha256
 
-from nvstreamd.wire.engine_pb2 import Failure, FromEngine, Prepare
+from nvstreamd.engine.preparation.desk import Ask
+from nvstreamd.wire.engine_pb2 import Failure, FromEngine
 
 MOST_BYTES = 16 << 20
 MOST_BYTES_OF_A_USER = 2 << 20
@@ -21,9 +21,9 @@ class Remembered:
         self._of: OrderedDict[int, OrderedDict[bytes, bytes]] = OrderedDict()
         self._bytes = 0
 
-    def find(self, uid: int, ask: Prepare) -> FromEngine | None:
+    def find(self, uid: int, ask: Ask) -> FromEngine | None:
         """The answer that this user had to the same question."""
-        own, key = self._of.get(uid), _key(ask)
+        own, key = self._of.get(uid), ask.digest
         answer = None if own is None else own.get(key)
         if own is None or answer is None:
             return None
@@ -31,14 +31,14 @@ class Remembered:
         self._of.move_to_end(uid)
         return FromEngine.FromString(answer)
 
-    def keep(self, uid: int, ask: Prepare, answer: FromEngine) -> None:
+    def keep(self, uid: int, ask: Ask, answer: FromEngine) -> None:
         """Keeps an answer, in the place of those that were not used for longest; one that is too large is not kept."""
         packed = answer.SerializeToString()
         if len(packed) + OVERHEAD > MOST_BYTES_OF_A_USER:
             return
         own = self._of.setdefault(uid, OrderedDict())
         self._of.move_to_end(uid)
-        key = _key(ask)
+        key = ask.digest
         if key not in own:
             own[key] = packed
             self._bytes += len(packed) + OVERHEAD
@@ -52,14 +52,6 @@ class Remembered:
 
     def _drop(self, own: OrderedDict[bytes, bytes]) -> None:
         self._bytes -= len(own.popitem(last=False)[1]) + OVERHEAD
-
-
-def _key(ask: Prepare) -> bytes:
-    """A digest of the question without the number of the call."""
-    plain = Prepare()
-    plain.CopyFrom(ask)
-    plain.encode.ClearField("id")
-    return sha256(plain.SerializeToString(deterministic=True)).digest()
 
 
 def is_refusal(answer: FromEngine) -> bool:

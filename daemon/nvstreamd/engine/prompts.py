@@ -55,7 +55,7 @@ class Prompts:
             messages = [{"role": message.role, "content": message.content} for message in chat.messages]
             prompt = self.renderer.render(find_template(self.metadata), messages)
             ids = self.tokenizer.encode_parts(
-                [(segment.text, segment.special) for segment in prompt.segments], add_special=True
+                [(segment.text, segment.special) for segment in prompt.segments], True, prompt.structure
             )
         # Most templates write the begin token themselves.
         twice = len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_id

@@ -42,7 +42,7 @@ class Tokenizer:
         bos_id, eos_id, eot_id, unk_id: special ids, None where the model has none.
         eog_ids: ids that end a generation.
         add_bos, add_eos: what `encode(add_special=True)` puts first and last.
-        add_space_prefix: plain text after a special token gets a space in front.
+        add_space_prefix: a text that begins with no special token gets a space in front.
         notes: what was assumed or repaired; worth telling an administrator.
     """
 
@@ -64,7 +64,7 @@ class Tokenizer:
     _hidden: frozenset[int] = field(repr=False)
 
     def encode(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
-        """The ids of a text, as llama_tokenize gives them.
+        """The ids of a text: llama_tokenize's, but where docs/tokenizer.md says otherwise.
 
         Args:
             text: any text.
@@ -97,14 +97,14 @@ class Tokenizer:
         """
         marks = self._specials.marks(structure) if structure else frozenset()
         ids = [self.bos_id] if add_special and self.add_bos and self.bos_id is not None else []
-        after_special = True
+        # As SentencePiece has it: a space before the text, none behind special tokens in it.
+        prefix = " " if self.add_space_prefix else ""
         for is_text, group in groupby(self._fragments(parts, structure), lambda part: isinstance(part, str)):
             if is_text:
-                text = "".join(str(part) for part in group)
-                ids.extend(self._plain(" " + text if self.add_space_prefix and after_special else text, marks))
+                ids.extend(self._plain(prefix + "".join(str(part) for part in group), marks))
             else:
                 ids.extend(part for part in group if isinstance(part, int))
-            after_special = not is_text
+            prefix = ""
         if add_special and self.add_eos and self.eos_id is not None:
             ids.append(self.eos_id)
         return ids

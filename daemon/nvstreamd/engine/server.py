@@ -169,7 +169,7 @@ class Server:
     def _sample(self, request: Request, row: np.ndarray) -> None:
         try:
             allowed = request.constraint.allowed() if request.constraint is not None else None
-            token = sampling.choose(row, request.tokens, request.sampling, allowed)
+            token = sampling.choose(row, request.tokens, request.sampling, allowed, request.prompt_length)
         except NvstreamError as error:
             self._drop(request)
             self.channel.fail(error, request.id)

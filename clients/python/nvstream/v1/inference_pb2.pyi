@@ -206,7 +206,9 @@ class Options(_message.Message):
     max_tokens: _builtins.int
     """Unset: up to the end of the model's context."""
     logprobs: _builtins.int
-    """Unset: no log probabilities. 0: those of the chosen tokens only. N: the N likeliest beside each."""
+    """Unset: no log probabilities. 0: those of the chosen tokens only. N: the N likeliest beside each. They are the
+    model's own: before any penalty, filter or temperature, and before a JSON schema forbids tokens.
+    """
     json_schema: _builtins.str
     """A JSON schema that the text must satisfy."""
     ignore_eos: _builtins.bool
@@ -266,7 +268,11 @@ class Sampling(_message.Message):
     top_p: _builtins.float
     min_p: _builtins.float
     repetition_penalty: _builtins.float
+    """Divides the logits of tokens that are there already, in the prompt or the answer, as llama.cpp does (CTRL's)."""
     presence_penalty: _builtins.float
+    """Subtracted from the logits of tokens that were generated, once (presence) and for each time (frequency), as in
+    OpenAI's API: the prompt does not count.
+    """
     frequency_penalty: _builtins.float
     penalty_window: _builtins.int
     """How many of the last tokens the penalties look at; 0: none."""

@@ -18,6 +18,7 @@ import llguidance
 import numpy as np
 import numpy.typing as npt
 
+from nvstreamd.engine.json_schema import grammar_schema
 from nvstreamd.engine.tokenizer import Tokenizer
 from nvstreamd.errors import InvalidRequest
 
@@ -65,6 +66,7 @@ class Constraints:
         if len(schema) > LONGEST_SCHEMA:
             raise InvalidRequest(f"the schema has {len(schema)} characters", f"at most {LONGEST_SCHEMA} are accepted",
                                  field=FIELD)
+        schema = grammar_schema(schema)
         if not self._tokenizer.eog_ids:
             raise InvalidRequest("the model has no end-of-generation token", "a schema needs one", field=FIELD)
         self._check(schema)

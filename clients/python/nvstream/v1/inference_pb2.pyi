@@ -210,7 +210,12 @@ class Options(_message.Message):
     model's own: before any penalty, filter or temperature, and before a JSON schema forbids tokens.
     """
     json_schema: _builtins.str
-    """A JSON schema that the text must satisfy."""
+    """A JSON schema that the text must satisfy. As JSON Schema has it, keywords that are not known are annotations, and
+    so are formats other than date-time, time, date, duration, email, hostname, ipv4, ipv6, uuid and uri. Of a `oneOf`
+    whose branches have different constants for a property that property is always written.
+    `uniqueItems` holds where the items are a few constants, up to five in any number (an enum, a boolean, a literal).
+    Elsewhere it is not enforced, and duplicates may be written.
+    """
     ignore_eos: _builtins.bool
     """Goes on after an end-of-generation token; for measurements."""
     @_builtins.property

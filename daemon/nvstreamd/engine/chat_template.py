@@ -3,9 +3,10 @@
 A template comes with the model file and is a program: it runs in `chat_template_worker`, a process with
 limits on time, memory and output, which is killed and replaced when it oversteps.
 
-What users wrote must not turn into control tokens. So the messages are rendered twice: as they are,
-and with a unique placeholder for each content. If putting the contents back yields the first text, the second
-says exactly which stretches are the template's and which are the users'.
+What users wrote must not turn into control tokens, whatever a template does to it. So the worker renders with strings
+that know, character by character, whether the template itself wrote them (`chat_template_own`): only those may spell
+control tokens. A caller's contents, role names, tools and any other field are text, and so is all whose origin was lost
+on the way.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -30,8 +30,9 @@ KEY: Final = "tokenizer.chat_template"
 MAX_TEMPLATE: Final = 1 << 20
 _ROLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _OTHER_FILE = "use a model file with a working template, or send plain prompts instead of messages"
-# What templates do to a content before they place it; tried in this order.
-_TRANSFORMS: Final[tuple[Callable[[str], str], ...]] = (str, str.strip, str.rstrip, str.lstrip)
+# Some templates make tokens of roles: "<|" + role + "|>". Of those named here a model may know a token; any other
+# role is a caller's text, and never one.
+ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function", "observation", "model")
 
 Message = Mapping[str, object]
 
@@ -54,12 +55,13 @@ class Prompt:
     """A rendered conversation.
 
     Attributes:
-        segments: in order; their texts joined are the prompt.
-        notes: what could not be protected, and why.
+        segments: in order; their texts joined are the prompt. No control token reaches from one into the next.
+        structure: every text that the template itself may write. What a token of the vocabulary means in there it
+            must not mean in a message, even where the vocabulary finds it in any text.
     """
 
     segments: tuple[Segment, ...]
-    notes: tuple[str, ...]
+    structure: str = ""
 
     @property
     def text(self) -> str:
@@ -114,6 +116,7 @@ class Renderer:
         self._limits = limits or Limits()
         self._lock = Lock()
         self._pipe: WorkerPipe | None = None
+        self._structures: dict[ChatTemplate, str] = {}
 
     def __enter__(self) -> Renderer:
         return self
@@ -147,34 +150,29 @@ class Renderer:
             ChatTemplateError: the template fails, refuses the messages or oversteps a limit.
             ValueError: a role is not a short plain word, or a message is no JSON.
         """
-        marks = _placeholders(messages)
-        marked = [{**m, "content": mark} if mark else m for m, mark in zip(messages, marks, strict=True)]
-        shared = {
-            "add_generation_prompt": add_generation_prompt, "bos_token": template.bos_token,
-            "eos_token": template.eos_token, "tools": tools, "documents": None,
-        }  # fmt: skip
+        for message in messages:
+            _check_role(message.get("role"))
+        variables = {"add_generation_prompt": add_generation_prompt, "tools": tools, "documents": None}
         with self._lock:
-            text = self._text(template, {**shared, "messages": list(messages)})
-            try:
-                with_marks = self._text(template, {**shared, "messages": marked})
-            except ChatTemplateError:
-                # A template may look into contents and refuse a placeholder: then no part is known.
-                with_marks = None
-        contents = {mark: str(m["content"]) for m, mark in zip(messages, marks, strict=True) if mark}
-        notes = ("the text of tools is not protected against control tokens in it",) if tools else ()
-        return _prompt(template, text, with_marks, contents, notes)
+            known = self._structures.get(template)
+            answer = self._answer(template, {
+                "template": template.source, "messages": list(messages), "variables": variables, "roles": ROLES,
+                "own": {"bos_token": template.bos_token, "eos_token": template.eos_token}, "constants": known is None,
+            })  # fmt: skip
+            if known is None:
+                known = "\0".join((*answer["constants"], template.bos_token, template.eos_token))
+                self._structures = {template: known}
+        return Prompt(_segments(answer["parts"]), known)
 
-    def _text(self, template: ChatTemplate, variables: Mapping[str, object]) -> str:
-        answer = self._ask(
-            template, json.dumps({"template": template.source, "variables": variables}).encode()
-        )
+    def _answer(self, template: ChatTemplate, request: Mapping[str, object]) -> Mapping[str, Any]:
+        answer = self._ask(template, json.dumps(request).encode())
         if "failure" in answer:
             raise ChatTemplateError(
                 template.field,
                 f"the template fails: {answer['failure']}: {answer['message']}",
                 f"check the order and the roles of the messages; else {_OTHER_FILE}",
             )
-        return str(answer["text"])
+        return answer
 
     def _ask(self, template: ChatTemplate, request: bytes) -> Mapping[str, Any]:
         if self._pipe is None:
@@ -197,7 +195,7 @@ class Renderer:
 
 def _start(limits: Limits) -> subprocess.Popen[bytes]:
     worker = Path(__file__).with_name("chat_template_worker.py")
-    directories = {str(Path(_origin(name)).parent.parent) for name in ("jinja2", "markupsafe")}
+    directories = {str(Path(_origin(name)).parent.parent) for name in ("jinja2", "markupsafe", "nvstreamd")}
     numbers = (str(limits.memory), str(limits.cpu_seconds), str(limits.output))
     return subprocess.Popen(
         [sys.executable, "-I", "-S", str(worker), *sorted(directories), *numbers],
@@ -214,31 +212,11 @@ def _origin(module: str) -> str:
     return spec.origin
 
 
-def _placeholders(messages: Sequence[Message]) -> list[str]:
-    """A word for every content that is text; letters only, so that no template escapes or trims it."""
-    marks: list[str] = []
-    for message in messages:
-        role = message.get("role")
-        if not isinstance(role, str) or not _ROLE.fullmatch(role):
-            raise ValueError(f"a role must be a short plain word, not {role!r}")
-        content = message.get("content")
-        marks.append(f"nvs{secrets.token_hex(16)}" if isinstance(content, str) and content else "")
-    return marks
+def _check_role(role: object) -> None:
+    if not isinstance(role, str) or not _ROLE.fullmatch(role):
+        raise ValueError(f"a role must be a short plain word, not {str(role)[:64]!r}")
 
 
-def _prompt(
-    template: ChatTemplate, text: str, marked: str | None, contents: Mapping[str, str], notes: tuple[str, ...]
-) -> Prompt:
-    if not contents:
-        return Prompt(_segments([(text, True)]), notes)
-    pieces = [] if marked is None else re.split(f"({'|'.join(contents)})", marked)
-    for transform in _TRANSFORMS:
-        parts = [(transform(contents[p]), False) if p in contents else (p, True) for p in pieces]
-        if pieces and "".join(part for part, _ in parts) == text:
-            return Prompt(_segments(parts), notes)
-    note = f"{template.field} rewrites contents: control tokens spelled in a message take effect"
-    return Prompt(_segments([(text, True)]), (*notes, note))
-
-
-def _segments(parts: Sequence[tuple[str, bool]]) -> tuple[Segment, ...]:
-    return tuple(Segment(text, special) for text, special in parts if text)
+def _segments(parts: Sequence[str]) -> tuple[Segment, ...]:
+    """Of texts that are a caller's and the template's in turn."""
+    return tuple(Segment(text, index % 2 == 1) for index, text in enumerate(parts) if text)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 _LENGTH = struct.Struct("<I")
-# An output character takes at most 12 bytes in escaped JSON (two \\uXXXX).
-_ESCAPED = 12
+# An output character takes at most 12 bytes in escaped JSON (two \\uXXXX), and as many to begin and end a stretch
+# and an empty one beside it. A template's constants come once, and are no longer than its source.
+_ESCAPED = 24
 _CHUNK = 1 << 16
 
 

@@ -17,6 +17,7 @@ import llguidance
 import numpy as np
 import numpy.typing as npt
 
+from nvstreamd.engine.json_schema import grammar_schema
 from nvstreamd.engine.tokenizer import Tokenizer
 from nvstreamd.errors import InvalidRequest
 
@@ -60,11 +61,10 @@ class Constraints:
 
     def json_schema(self, schema: str) -> Constraint:
         """The constraint of a JSON schema that nobody has checked. Raises InvalidRequest saying what is wrong."""
-        check(schema)
-        return self.compile(schema)
+        return self.compile(check(schema))
 
     def compile(self, schema: str) -> Constraint:
-        """The constraint of a JSON schema that `check` has passed. Raises InvalidRequest saying what is wrong."""
+        """The constraint of a JSON schema that `check` returned. Raises InvalidRequest saying what is wrong."""
         if not self._tokenizer.eog_ids:
             raise InvalidRequest("the model has no end-of-generation token", "a schema needs one", field=FIELD)
         with self._making:
@@ -86,11 +86,15 @@ class Constraints:
         return constraint
 
 
-def check(schema: str) -> None:
-    """Compiles a schema in a process with limits, and throws the result away. Raises InvalidRequest."""
+def check(schema: str) -> str:
+    """The schema as it is to be compiled (`json_schema`), once that has succeeded in a process with limits.
+
+    Raises InvalidRequest.
+    """
     if len(schema) > LONGEST_SCHEMA:
         raise InvalidRequest(f"the schema has {len(schema)} characters", f"at most {LONGEST_SCHEMA} are accepted",
                              field=FIELD)
+    schema = grammar_schema(schema)
     try:
         done = subprocess.run(_check_command(), input=schema.encode(), capture_output=True, env={}, cwd="/",
                               timeout=CHECK_SECONDS, check=False)
@@ -100,6 +104,7 @@ def check(schema: str) -> None:
         raise _refused(done.stdout.decode("utf-8", "replace"))
     if done.returncode:
         raise _too_complex()
+    return schema
 
 
 def _too_complex() -> InvalidRequest:

@@ -75,7 +75,7 @@ class Delivery:
 
     def _sample(self, request: Request, row: np.ndarray) -> None:
         allowed = request.constraint.allowed() if request.constraint is not None else None
-        token = sampling.choose(row, request.tokens, request.sampling, allowed)
+        token = sampling.choose(row, request.tokens, request.sampling, allowed, request.prompt_length)
         request.first_token = request.first_token or time.monotonic()
         detail = self._logprob(request, row, token)
         self._accept(request, token, detail)

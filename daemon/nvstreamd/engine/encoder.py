@@ -37,9 +37,9 @@ class Encoder:
                                  "send it in parts", field="text")
         return encoded
 
-    def check_schema(self, schema: str) -> None:
-        """Raises InvalidRequest when a JSON schema cannot be compiled within limits."""
-        check(schema)
+    def check_schema(self, schema: str) -> Encoded:
+        """What is to be compiled of a JSON schema. Raises InvalidRequest when it cannot be within limits."""
+        return Encoded(schema=check(schema))
 
     def text(self, text: str, add_special: bool) -> list[int]:
         """The ids of plain text; what spells a control token in it is one: a raw prompt is the caller's own."""
@@ -54,7 +54,7 @@ class Encoder:
             messages = [{"role": message.role, "content": message.content} for message in chat.messages]
             prompt = self.renderer.render(find_template(self.metadata), messages)
             ids = self.tokenizer.encode_parts(
-                [(segment.text, segment.special) for segment in prompt.segments], add_special=True
+                [(segment.text, segment.special) for segment in prompt.segments], True, prompt.structure
             )
         # Most templates write the begin token themselves.
         twice = len(ids) > 1 and ids[0] == ids[1] == self.tokenizer.bos_id

@@ -55,16 +55,16 @@ class Prompts:
             asks.append(Ask.of(Prepare(json_schema=call.options.json_schema), CHEAP + 1))
         return asks
 
-    def request(self, run: Run, ids: list[int] | None) -> Request:
+    def request(self, run: Run, ids: list[int] | None, schema: str | None = None) -> Request:
         """A call ready to be scheduled, brought to where its client has it. Raises InvalidRequest.
 
-        `ids` are those of its text or conversation, None when the call brought ids itself.
+        `ids` are those of its text, None when the call brought ids itself; `schema` is its own, checked.
         """
         limit = self._limit_of(run)
         prompt = list(run.token_ids.ids) if ids is None else ids
         self._check_ids(prompt, limit)
         options = run.options
-        constraint = self.constraints.compile(options.json_schema) if options.HasField("json_schema") else None
+        constraint = None if schema is None else self.constraints.compile(schema)
         request = Request(
             id=run.id,
             uid=run.uid,

@@ -22,7 +22,11 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """temperature 0: greedy. top_k 0, top_p 1 and min_p 0: off. Penalties look at the last `penalty_window` tokens."""
+    """temperature 0: greedy. top_k 0, top_p 1 and min_p 0: off.
+
+    Penalties look at the last `penalty_window` tokens: the one for repetition at all of them, as llama.cpp's does,
+    those for presence and frequency at the generated ones among them, as OpenAI's API defines them.
+    """
 
     temperature: float = 0.8
     top_k: int = 40
@@ -45,15 +49,15 @@ class Sampling:
                                      field=f"options.sampling.{name}")
 
 
-def penalise(logits: Floats, recent: Sequence[int], sampling: Sampling) -> None:
-    """Repetition (CTRL, section 4.1), presence and frequency penalties on the tokens in `recent`, in place."""
-    counts = Counter(recent)
+def penalise(logits: Floats, recent: Sequence[int], generated: Sequence[int], sampling: Sampling) -> None:
+    """Repetition penalty (CTRL, section 4.1) on `recent`, presence and frequency on `generated` tokens, in place."""
+    seen = np.fromiter(set(recent), dtype=np.int64)
+    picked, factor = logits[seen], sampling.repetition_penalty
+    logits[seen] = np.where(picked > 0, picked / factor, picked * factor)
+    counts = Counter(generated)
     tokens = np.fromiter(counts, dtype=np.int64)
     times = np.fromiter(counts.values(), dtype=np.float64)
-    picked = logits[tokens]
-    factor = sampling.repetition_penalty
-    picked = np.where(picked > 0, picked / factor, picked * factor)
-    logits[tokens] = picked - times * sampling.frequency_penalty - sampling.presence_penalty
+    logits[tokens] = logits[tokens] - times * sampling.frequency_penalty - sampling.presence_penalty
 
 
 def likeliest(values: Floats, count: int) -> Ids:
@@ -99,8 +103,10 @@ def uniform(seed: int, position: int) -> float:
 
 
 def choose(row: npt.NDArray[np.float32], tokens: Sequence[int], sampling: Sampling,
-           allowed: npt.NDArray[np.bool_] | None = None) -> int:
-    """The next token after `tokens`. `row` [vocabulary] float32 logits; `allowed` masks by a constraint.
+           allowed: npt.NDArray[np.bool_] | None = None, prompt_length: int = 0) -> int:
+    """The next token after `tokens`, of which the first `prompt_length` are the prompt's.
+
+    `row` [vocabulary] float32 logits; `allowed` masks by a constraint.
 
     Raises NvstreamError when no token is left to choose.
     """
@@ -112,7 +118,8 @@ def choose(row: npt.NDArray[np.float32], tokens: Sequence[int], sampling: Sampli
             return best
     logits: Floats = row.astype(np.float64)
     if any(penalties) and sampling.penalty_window:
-        penalise(logits, tokens[-sampling.penalty_window :], sampling)
+        start = max(0, len(tokens) - sampling.penalty_window)
+        penalise(logits, tokens[start:], tokens[max(start, prompt_length) :], sampling)
     if allowed is not None:
         logits[: len(allowed)][~allowed] = -np.inf
         # An embedding may have more rows than the tokenizer has tokens: no text has those.

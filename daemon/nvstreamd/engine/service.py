@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from nvstreamd.engine.channel import Channel
+from nvstreamd.engine.chat_template_check import notes_on
 from nvstreamd.engine.claimed import ClaimedDrives
 from nvstreamd.engine.describe import facts, read_model
 from nvstreamd.engine.encoder import Encoder
@@ -40,6 +41,8 @@ def serve(channel: Channel, command: Load, files: Sequence[OpenFile], drives: Cl
     scheduler = Scheduler(KvPages(loaded.kv_pages, PAGE_TOKENS), command.max_running, command.prefill_chunk)
     placement = placement_message(loaded)
     placement.notes.extend(f"tokenizer: {note}" for note in tokenizer.notes)
+    placement.notes.extend(notes_on(model.manifest.metadata, tokenizer, encoder.renderer))
+    encoder.renderer.close()
     channel.send(FromEngine(loaded=LoadedMessage(facts=facts(model), placement=placement)))
     prompts = Prompts(tokenizer, model.hyper.vocabulary, limit)
     Server(channel, loaded, prompts, scheduler, forks).serve(heart, stack)

@@ -69,13 +69,13 @@ def test_top_p_counts_what_top_k_left() -> None:
 
 def test_the_repetition_penalty_divides_positive_and_multiplies_negative_logits() -> None:
     logits = np.array([3.0, -2.0, 1.0, 0.0])
-    penalise(logits, [0, 1, 3, 0], Sampling(repetition_penalty=2.0))
+    penalise(logits, [0, 1, 3, 0], [0, 1], Sampling(repetition_penalty=2.0))
     assert logits.tolist() == [1.5, -4.0, 1.0, 0.0]
 
 
 def test_presence_counts_once_and_frequency_each_time() -> None:
     logits = np.zeros(4)
-    penalise(logits, [1, 1, 1, 2], Sampling(presence_penalty=0.5, frequency_penalty=0.25))
+    penalise(logits, [3, 1, 1, 1, 2], [1, 1, 1, 2], Sampling(presence_penalty=0.5, frequency_penalty=0.25))
     assert logits.tolist() == [0.0, -1.25, -0.75, 0.0]
 
 
@@ -85,6 +85,27 @@ def test_penalties_look_no_further_than_their_window() -> None:
     assert choose(row, [1, 0, 2], penalised) == 1
     assert choose(row, [0, 1, 2], penalised) == 0
     assert choose(row, [0, 0, 0], replace(penalised, penalty_window=0)) == 0
+
+
+def test_presence_and_frequency_leave_the_prompt_alone() -> None:
+    """OpenAI's definition: a word of the question, or a mark of the template, is no repetition in the answer."""
+    row = np.array([1.0, 0.9, 0.0], dtype=np.float32)
+    for penalised in (replace(GREEDY, presence_penalty=5.0), replace(GREEDY, frequency_penalty=5.0)):
+        assert choose(row, [0, 0, 2], penalised, prompt_length=3) == 0
+        assert choose(row, [0, 0, 2], penalised, prompt_length=1) == 1
+        assert choose(row, [0, 0, 2], replace(penalised, penalty_window=1), prompt_length=1) == 0
+    assert choose(row, [0, 0, 2], replace(GREEDY, repetition_penalty=5.0), prompt_length=3) == 1
+
+
+def test_a_replayed_request_is_penalised_as_the_undisturbed_one() -> None:
+    """The tokens that its client has already come behind the prompt, which is as long as it was."""
+    sampling = replace(PLAIN, presence_penalty=1.5, frequency_penalty=0.5, repetition_penalty=1.1, seed=5)
+    tokens = [2, 0, 2]
+    for _ in range(50):
+        tokens.append(choose(LOGITS, tokens, sampling, prompt_length=3))
+    again = [choose(LOGITS, tokens[:n], sampling, prompt_length=3) for n in range(3, len(tokens))]
+    assert again == tokens[3:]
+    assert again != [choose(LOGITS, tokens[:n], sampling) for n in range(3, len(tokens))]
 
 
 def test_greedy_takes_the_largest_and_the_lowest_id_of_equals() -> None:

@@ -206,9 +206,16 @@ class Options(_message.Message):
     max_tokens: _builtins.int
     """Unset: up to the end of the model's context."""
     logprobs: _builtins.int
-    """Unset: no log probabilities. 0: those of the chosen tokens only. N: the N likeliest beside each."""
+    """Unset: no log probabilities. 0: those of the chosen tokens only. N: the N likeliest beside each. They are the
+    model's own: before any penalty, filter or temperature, and before a JSON schema forbids tokens.
+    """
     json_schema: _builtins.str
-    """A JSON schema that the text must satisfy."""
+    """A JSON schema that the text must satisfy. As JSON Schema has it, keywords that are not known are annotations, and
+    so are formats other than date-time, time, date, duration, email, hostname, ipv4, ipv6, uuid and uri. Of a `oneOf`
+    whose branches have different constants for a property that property is always written.
+    `uniqueItems` holds where the items are a few constants, up to five in any number (an enum, a boolean, a literal).
+    Elsewhere it is not enforced, and duplicates may be written.
+    """
     ignore_eos: _builtins.bool
     """Goes on after an end-of-generation token; for measurements."""
     @_builtins.property
@@ -266,7 +273,11 @@ class Sampling(_message.Message):
     top_p: _builtins.float
     min_p: _builtins.float
     repetition_penalty: _builtins.float
+    """Divides the logits of tokens that are there already, in the prompt or the answer, as llama.cpp does (CTRL's)."""
     presence_penalty: _builtins.float
+    """Subtracted from the logits of tokens that were generated, once (presence) and for each time (frequency), as in
+    OpenAI's API: the prompt does not count.
+    """
     frequency_penalty: _builtins.float
     penalty_window: _builtins.int
     """How many of the last tokens the penalties look at; 0: none."""

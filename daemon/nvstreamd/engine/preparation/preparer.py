@@ -170,9 +170,10 @@ class Preparer:
     def _finish(self, job: Job, answers: list[Encoded]) -> None:
         """Hands out what a call became. What comes after a cancel is told to nobody."""
         if isinstance(job.call, Run):
-            ids = next((answer.response.token_ids for ask, answer in zip(job.asks, answers, strict=True)
+            ids = next((list(answer.response.token_ids) for ask, answer in zip(job.asks, answers, strict=True)
                         if ask.is_text), None)
-            request = self.prompts.request(job.call, None if ids is None else list(ids))
+            schema = next((answer.schema for answer in answers if answer.schema), None)
+            request = self.prompts.request(job.call, ids, schema)
             with self._changed:
                 # Before a cancel that comes now is told: whoever hears it must know of the request.
                 if self._open.pop(job.id, None) is job:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nvstreamd.errors import NvstreamError, unexpected
-from nvstreamd.wire.engine_pb2 import Encoded, FromEngine, Prepare
+from nvstreamd.wire.engine_pb2 import FromEngine, Prepare
 from nvstreamd.wire.failures import failure_of
 from nvstreamd.wire.frames import HEADER, frame, length_of
 
@@ -42,9 +42,7 @@ def work(channel: socket.socket, encoder: Encoder) -> None:
 def _answer(ask: Prepare, encoder: Encoder) -> FromEngine:
     try:
         if ask.HasField("json_schema"):
-            encoder.check_schema(ask.json_schema)
-        if ask.encode.WhichOneof("input") is None:
-            return FromEngine(encoded=Encoded())
+            return FromEngine(encoded=encoder.check_schema(ask.json_schema))
         return FromEngine(encoded=encoder.encode(ask.encode))
     except Exception as error:
         return FromEngine(failure=failure_of(unexpected(error, "preparing the request")))

@@ -11,13 +11,14 @@ from nvstreamd.engine.tokenizer.bpe import Bpe
 from nvstreamd.engine.tokenizer.detokenizer import Detokenizer
 from nvstreamd.engine.tokenizer.errors import TokenizerError
 from nvstreamd.engine.tokenizer.fields import PREFIX, RECONVERT
-from nvstreamd.engine.tokenizer.partition import SpecialToken, partition
+from nvstreamd.engine.tokenizer.partition import Specials, SpecialToken
 from nvstreamd.engine.tokenizer.pieces import all_pieces
 from nvstreamd.engine.tokenizer.pre_tokenizers import Pre
 from nvstreamd.engine.tokenizer.spm import Spm
 from nvstreamd.engine.tokenizer.vocabulary import (
     CONTROL,
     LSTRIP,
+    MARK,
     RSTRIP,
     UNKNOWN,
     USER_DEFINED,
@@ -41,7 +42,7 @@ class Tokenizer:
         bos_id, eos_id, eot_id, unk_id: special ids, None where the model has none.
         eog_ids: ids that end a generation.
         add_bos, add_eos: what `encode(add_special=True)` puts first and last.
-        add_space_prefix: plain text after a special token gets a space in front.
+        add_space_prefix: a text that begins with no special token gets a space in front.
         notes: what was assumed or repaired; worth telling an administrator.
     """
 
@@ -58,12 +59,12 @@ class Tokenizer:
     add_space_prefix: bool
     notes: tuple[str, ...]
     _encode: Callable[[str], list[int]] = field(repr=False)
-    _specials: tuple[SpecialToken, ...] = field(repr=False)
+    _specials: Specials = field(repr=False)
     _pieces: tuple[bytes, ...] = field(repr=False)
     _hidden: frozenset[int] = field(repr=False)
 
     def encode(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
-        """The ids of a text, as llama_tokenize gives them.
+        """The ids of a text: llama_tokenize's, but where docs/tokenizer.md says otherwise.
 
         Args:
             text: any text.
@@ -76,7 +77,9 @@ class Tokenizer:
         """
         return self.encode_parts([(text, parse_special)], add_special)
 
-    def encode_parts(self, parts: Iterable[tuple[str, bool]], add_special: bool) -> list[int]:
+    def encode_parts(
+        self, parts: Iterable[tuple[str, bool]], add_special: bool, structure: str = ""
+    ) -> list[int]:
         """The ids of a text of which only some stretches may spell control tokens.
 
         Stretches that meet without a special token between them are cut and merged as one text, so the ids
@@ -85,32 +88,51 @@ class Tokenizer:
         Args:
             parts: text and whether it may spell control tokens, in order; see `chat_template.Segment`.
             add_special: add the begin and end tokens where the model wants them.
+            structure: what a template writes itself, see `chat_template.Prompt`. Tokens that it spells are not found
+                in the stretches that may spell none, not even those that a vocabulary wants found in any text.
 
         Raises:
             TokenizerError: the vocabulary cannot express the text.
             ValueError: the text is longer than `MAX_INPUT` characters, or holds a lone surrogate.
         """
+        marks = self._specials.marks(structure) if structure else frozenset()
         ids = [self.bos_id] if add_special and self.add_bos and self.bos_id is not None else []
-        after_special = True
-        for is_text, group in groupby(self._fragments(parts), lambda part: isinstance(part, str)):
+        # As SentencePiece has it: a space before the text, none behind special tokens in it.
+        prefix = " " if self.add_space_prefix else ""
+        for is_text, group in groupby(self._fragments(parts, structure), lambda part: isinstance(part, str)):
             if is_text:
-                text = "".join(str(part) for part in group)
-                ids.extend(self._encode(" " + text if self.add_space_prefix and after_special else text))
+                ids.extend(self._plain(prefix + "".join(str(part) for part in group), marks))
             else:
                 ids.extend(part for part in group if isinstance(part, int))
-            after_special = not is_text
+            prefix = ""
         if add_special and self.add_eos and self.eos_id is not None:
             ids.append(self.eos_id)
         return ids
 
-    def _fragments(self, parts: Iterable[tuple[str, bool]]) -> Iterator[str | int]:
+    def _fragments(self, parts: Iterable[tuple[str, bool]], structure: str) -> Iterator[str | int]:
         room = MAX_INPUT
         for text, parse_special in parts:
             room -= len(text)
             if room < 0:
                 raise ValueError(f"the text has more than {MAX_INPUT} characters: send it in parts")
             text.encode()  # a lone surrogate must not reach the library
-            yield from partition(text, self._specials, parse_special)
+            yield from self._specials.partition(text, parse_special, structure)
+
+    def _plain(self, text: str, marks: frozenset[int]) -> list[int]:
+        """The ids of a text without special tokens. No merging of its characters makes one."""
+        ids = self._encode(text)
+        if self._hidden.isdisjoint(ids) and marks.isdisjoint(ids):
+            return ids
+        never = self._hidden | marks
+        return [each for token in ids for each in (self._spelled(token) if token in never else (token,))]
+
+    def _spelled(self, token: int) -> list[int]:
+        """A control token's text in tokens that are none."""
+        text = self._pieces[token].decode("utf-8", "replace")
+        ids = [each for char in text for each in self._encode(char)]
+        if token in ids:
+            raise TokenizerError(PREFIX + "tokens", f"has {text!r} as a control token only", "leave that character out")
+        return ids
 
     def token_bytes(self, token_id: int, special: bool = False) -> bytes:
         """The exact bytes of a token, as llama_token_to_piece gives them.
@@ -232,13 +254,13 @@ def _need(token: int | None, wanted: bool, name: str) -> None:
         raise TokenizerError(f"{PREFIX}{name}_token_id", f"is missing, but {name} is to be added", RECONVERT)
 
 
-def _specials(words: Vocabulary) -> tuple[SpecialToken, ...]:
-    return tuple(
+def _specials(words: Vocabulary) -> Specials:
+    return Specials(
         SpecialToken(
             id=i,
             text=words.texts[i],
             # A token repaired to control may still carry the user-defined bit: control decides.
-            always=not words.attributes[i] & (CONTROL | UNKNOWN) and bool(words.attributes[i] & USER_DEFINED),
+            always=words.attributes[i] & (CONTROL | UNKNOWN | USER_DEFINED | MARK) == USER_DEFINED,
             lstrip=bool(words.attributes[i] & LSTRIP),
             rstrip=bool(words.attributes[i] & RSTRIP),
         )

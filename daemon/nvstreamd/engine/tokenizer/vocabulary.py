@@ -15,6 +15,8 @@ from nvstreamd.engine.tokenizer.fields import PREFIX, RECONVERT
 
 UNKNOWN, UNUSED, NORMAL, CONTROL, USER_DEFINED, BYTE = (1 << bit for bit in range(6))
 LSTRIP, RSTRIP = 1 << 7, 1 << 8
+# Shown like a user-defined token, but it parts the messages of a conversation: no user's text is one.
+MARK = 1 << 9
 _ATTRIBUTE_OF_TYPE = {1: NORMAL, 2: UNKNOWN, 3: CONTROL, 4: USER_DEFINED, 5: UNUSED, 6: BYTE}
 
 
@@ -132,7 +134,7 @@ class _Draft:
         ends = {token for token in fim if token is not None}
         ends.update(self._make_control(names.END_OF_GENERATION))
         for text in names.ALWAYS_SHOWN:
-            self._set(text, USER_DEFINED)
+            self._set(text, USER_DEFINED | MARK)
         ends.update(token for token in (eos, eot, eom) if token is not None)
         self._except_ends(ends)
         return eot, ends
@@ -171,7 +173,7 @@ class _Draft:
         texts = {self.texts[token] for token in ends}
         if any(both <= texts for both in names.END_IS_NO_END) and "<|end|>" in texts:
             ends.discard(self.ids["<|end|>"])
-            self._set("<|end|>", USER_DEFINED)
+            self._set("<|end|>", USER_DEFINED | MARK)
         if {"<|tool_response>", "</s>"} <= texts:
             ends.discard(self.ids["</s>"])
             self._set("</s>", NORMAL)

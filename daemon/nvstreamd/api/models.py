@@ -76,7 +76,7 @@ class Models(ModelsServicer):
         store = self.catalog.config.store
         directories = [Path(directory) for directory in request.directories]
         order = PackOrder(source, name, store, directories or ([] if request.devices else [store]), request.devices)
-        async for report in pack(order, self.catalog.hardware.blocks, self.catalog.config.engine_user):
+        async for report in pack(order, self.catalog.hardware.blocks, self.catalog.users):
             if isinstance(report, models.ImportProgress):
                 yield models.ImportResponse(progress=report)
             else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from nvstream.v1 import models_pb2 as models
 from nvstreamd.config import Config, ModelConfig
 from nvstreamd.errors import BudgetTooSmall, InvalidRequest, ModelNotReady, NotFound, NvstreamError
+from nvstreamd.supervisor.engine_uids import EngineUsers
 from nvstreamd.supervisor.jobs import describe
 from nvstreamd.supervisor.model import LoadOrder, ServedModel
 from nvstreamd.supervisor.ways import Hardware
@@ -35,6 +36,7 @@ class Catalog:
     def __init__(self, config: Config, hardware: Hardware, state_changed: Callable[[ServedModel], None]) -> None:
         self.config = config
         self.hardware = hardware
+        self.users = EngineUsers(config.engine_user, config.engine_uids)
         self.served: dict[str, ServedModel] = {}
         self._configured: dict[str, ServedModel] = {}
         self._state_changed = state_changed
@@ -118,6 +120,7 @@ class Catalog:
         """Ends every engine."""
         for name in list(self.served):
             await self.unload(name)
+        await self.users.settle()
 
     async def model(self, name: str) -> models.Model:
         """A model with its facts, from its engine or from a look into its file. Raises NvstreamError."""
@@ -125,7 +128,7 @@ class Catalog:
         if served is not None:
             return as_message(served)
         path = self.path(name)
-        facts = await describe(path, self.hardware.blocks, self.config.engine_user)
+        facts = await describe(path, self.hardware.blocks, self.users)
         return models.Model(name=name, path=str(path), state=models.MODEL_STATE_UNLOADED, facts=facts)
 
     def all(self) -> list[models.Model]:
@@ -158,7 +161,7 @@ class Catalog:
             prefill_chunk=self.config.prefill_chunk,
             max_context=self.config.max_context,
         )
-        return LoadOrder(name, path, command, self.config.engine_user, self.config.engine_restarts, self.hardware)
+        return LoadOrder(name, path, command, self.users, self.config.engine_restarts, self.hardware)
 
 
 def as_message(served: ServedModel) -> models.Model:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nvstream.v1.models_pb2 import ImportProgress, ModelFacts
 from nvstreamd.errors import InvalidRequest, from_wire
+from nvstreamd.supervisor.engine_uids import EngineUsers, Task
 from nvstreamd.supervisor.opening import open_model, opened
 from nvstreamd.supervisor.process import EngineProcess, named
 from nvstreamd.weights.drive_files import Drives
@@ -38,11 +39,11 @@ def checked(report: FromEngine) -> FromEngine:
     return report
 
 
-async def describe(path: Path, drives: Drives, user: str | None) -> ModelFacts:
+async def describe(path: Path, drives: Drives, users: EngineUsers) -> ModelFacts:
     """What a model needs. Raises NvstreamError naming file, field and remedy."""
     with ExitStack() as stack:
         files = await opened(lambda own: open_model(path, drives, own), stack)
-        engine = EngineProcess(user)
+        engine = EngineProcess(users, Task.DESCRIBE)
         await engine.start(ToEngine(describe=Describe(files=named(files))), files)
         try:
             return checked(await engine.receive()).described.facts
@@ -50,7 +51,7 @@ async def describe(path: Path, drives: Drives, user: str | None) -> ModelFacts:
             await engine.stop()
 
 
-async def pack(order: PackOrder, drives: Drives, user: str | None) -> AsyncIterator[ImportProgress | Described]:
+async def pack(order: PackOrder, drives: Drives, users: EngineUsers) -> AsyncIterator[ImportProgress | Described]:
     """Progress of an import, then its result. Raises NvstreamError; closing the iterator stops the import."""
     with ExitStack() as stack:
         files = await opened(lambda own: open_model(order.source, drives, own), stack)
@@ -62,7 +63,7 @@ async def pack(order: PackOrder, drives: Drives, user: str | None) -> AsyncItera
                    for serial, block in zip(order.devices, blocks, strict=True)]
         command = Pack(files=named(files), name=order.name, home=str(order.home),
                        directories=list(map(str, order.directories)), devices=devices)
-        engine = EngineProcess(user)
+        engine = EngineProcess(users, Task.IMPORT)
         await engine.start(ToEngine(pack=command), [*files, *blocks])
         try:
             while True:

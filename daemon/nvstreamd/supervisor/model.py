@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from nvstream.v1 import inference_pb2 as public
 from nvstream.v1 import models_pb2 as models
 from nvstreamd.errors import DriveMissing, EngineLost, ModelNotReady, NvstreamError, ProtocolError
 from nvstreamd.supervisor.calls import Calls
+from nvstreamd.supervisor.engine_uids import EngineUsers
 from nvstreamd.supervisor.lane import Lane
 from nvstreamd.supervisor.stream import Stream
 from nvstreamd.supervisor.ways import Hardware
@@ -32,7 +32,7 @@ class LoadOrder:
     name: str
     path: Path
     command: Load
-    user: str | None
+    users: EngineUsers
     restarts: int
     hardware: Hardware
 
@@ -50,7 +50,7 @@ class ServedModel:
         self.error = ""
         self.calls = Calls(order.name)
         self._state_changed = state_changed
-        self._lane = Lane(order.name, order.path, order.command, order.user, order.hardware)
+        self._lane = Lane(order.name, order.path, order.command, order.users, order.hardware)
         self._life: asyncio.Task[None] | None = None
         self._lost_in_a_row = 0
         self._lacked_only_drive = False
@@ -179,8 +179,7 @@ class ServedModel:
     def _note(self) -> None:
         """What is to be known of the engine that serves, in `status` and in the log."""
         self.placement.notes.extend(map(str, self._lane.given_up))
-        if os.getuid() == 0 and self.order.user is None:
-            self.placement.notes.append("the engine runs as root: name an unprivileged user in `engine_user`")
+        self.placement.notes.extend(self.order.users.notes())
         for note in self.placement.notes:
             log.info("model %s: %s", self.order.name, note)
 

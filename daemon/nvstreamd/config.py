@@ -104,7 +104,12 @@ def runtime_directory() -> Path:
     """Where the socket goes by default: /run/nvstreamd for root, the caller's own runtime directory otherwise."""
     if os.getuid() == 0:
         return Path("/run/nvstreamd")
-    return Path(os.environ.get("XDG_RUNTIME_DIR", f"/tmp/nvstreamd-{os.getuid()}")) / "nvstreamd"
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or temporary_directory()) / "nvstreamd"
+
+
+def temporary_directory() -> Path:
+    """What stands in for a user's runtime directory where the system gave him none."""
+    return Path(f"/tmp/nvstreamd-{os.getuid()}")
 
 
 def state_directory() -> Path:

@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from nvstreamd.api.peer import credentials, upstream_name
+from nvstreamd.places import make_room
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 16
@@ -23,9 +24,9 @@ CHUNK = 1 << 16
 def public_socket(path: Path) -> socket.socket:
     """A listening socket at `path` that every user may connect to; a stale one is replaced.
 
-    Raises OSError (EADDRINUSE) when a daemon already listens there.
+    Raises OSError (EADDRINUSE) when a daemon already listens there, ConfigError where others could take it away.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_room(path.parent)
     # Anything that is no socket stays, and bind(2) refuses: the daemon is root and a typing error is soon made.
     if path.is_socket():
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

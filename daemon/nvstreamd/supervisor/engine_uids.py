@@ -104,11 +104,16 @@ class EngineUsers:
         if taken:
             raise ConfigError(f"engine_uids: {taken}", "choose a range that is nobody's")
 
+    @property
+    def are_root(self) -> bool:
+        """Whether an engine may do anything."""
+        return os.getuid() == 0 and self.user is None
+
     def notes(self) -> list[str]:
         """What is to be known of whom engines run as, for `status`."""
         if os.getuid():
             return []
-        if self.user is None:
+        if self.are_root:
             return ["the engine runs as root: name an unprivileged user in `engine_user`"]
         if self._uids is None:
             return [f"every process of {self.user} can end the engine: give engines uids of their own, `engine_uids`"]

@@ -5,6 +5,7 @@ Root alone can start processes of other users: elsewhere this is skipped.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import subprocess
@@ -16,6 +17,8 @@ import grpc
 import pytest
 
 from nvstream.v1 import models_pb2 as models
+from nvstreamd.config import EngineUids
+from nvstreamd.supervisor.engine_uids import EngineUsers, Loan, Task
 from support.daemon import DEADLINE, Daemon, running
 from support.others import cannot, open_folder, open_python, status_of
 from support.random_gguf import tiny
@@ -153,6 +156,17 @@ def test_there_are_as_many_engines_as_uids() -> None:
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "engine_uids" in refused.value.details()
         daemon.unload("a")
         daemon.load("b", BUDGET)
+
+
+def test_engines_that_start_at_once_do_not_hinder_each_other() -> None:
+    """What ends a uid's processes is itself a process of a uid: of two at once one would end the other."""
+    users = EngineUsers("nobody", EngineUids(first=OTHER_FIRST, count=17))
+
+    async def lend_all() -> list[Loan]:
+        return await asyncio.gather(*(users.lend(Task.SERVE) for _ in range(12)))
+
+    loans = asyncio.run(lend_all())
+    assert len({loan.uid for loan in loans} | {loan.identity["user"] for loan in loans}) == 12
 
 
 def test_without_uids_status_says_what_is_lost() -> None:

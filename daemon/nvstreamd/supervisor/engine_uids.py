@@ -91,6 +91,8 @@ class EngineUsers:
         looks = max(1, len(lent) // 4)
         self._free = {Task.DESCRIBE: deque(lent[:looks]), Task.SERVE: deque(lent[looks:])}
         self._turns = asyncio.Semaphore(looks)
+        # Of two processes that end others at once, one would end the other: their real uid is the same.
+        self._clearing = asyncio.Lock()
         self._returning: dict[asyncio.Task[None], asyncio.subprocess.Process] = {}
 
     def check(self) -> None:
@@ -181,9 +183,13 @@ class EngineUsers:
     async def _clear(self, uid: int, group: int) -> None:
         """Ends every process of `uid`. Raises EngineLost when that is not certain."""
         assert self._uids is not None
+        async with self._clearing:
+            await self._run_clear(self._uids.first, uid, group)
+
+    async def _run_clear(self, who: int, uid: int, group: int) -> None:
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", "-c", CLEAR, str(self._uids.first), str(uid), str(group), env={}, cwd="/",
+                sys.executable, "-I", "-S", "-c", CLEAR, str(who), str(uid), str(group), env={}, cwd="/",
                 stdin=asyncio.subprocess.DEVNULL)
         except OSError as error:
             raise EngineLost(f"what runs as uid {uid} cannot be ended: {error}", "see the daemon's log") from error
@@ -192,6 +198,7 @@ class EngineUsers:
                 status = await process.wait()
         except BaseException as error:
             process.kill()
+            await asyncio.shield(process.wait())
             if isinstance(error, TimeoutError):
                 raise EngineLost(f"what runs as uid {uid} was not ended within {CLEAR_SECONDS:g} s",
                                  "try again") from None

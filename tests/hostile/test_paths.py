@@ -41,7 +41,8 @@ from nvstream.v1.models_pb2 import ImportRequest
 from nvstream.v1.models_pb2_grpc import ModelsStub
 with grpc.insecure_channel("unix:" + sys.argv[1]) as channel:
     try:
-        for _ in ModelsStub(channel).Import(ImportRequest(source=sys.argv[2], name="imported"), timeout=120):
+        request = ImportRequest(source=sys.argv[2], name="imported", directories=sys.argv[3:])
+        for _ in ModelsStub(channel).Import(request, timeout=120):
             pass
         print("OK")
     except grpc.RpcError as error:
@@ -65,10 +66,10 @@ class Place:
     closed: Path
     prefix: list[str]
 
-    def import_as_nobody(self, source: Path) -> str:
+    def import_as_nobody(self, source: Path, *directories: Path) -> str:
         """How it ended."""
         command = [*self.prefix, "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", sys.executable,
-                   "-c", IMPORT, str(self.daemon.socket), str(source)]
+                   "-c", IMPORT, str(self.daemon.socket), str(source), *map(str, directories)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=DEADLINE)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -122,6 +123,14 @@ def test_an_administrator_imports_his_own_file(place: Place) -> None:
 def test_an_administrator_does_not_import_roots_file_nor_learn_that_it_is_there(place: Place) -> None:
     there, missing = (place.import_as_nobody(place.closed / name) for name in ("secret.gguf", "missing.gguf"))
     assert there.replace("secret", "missing") == missing and "Permission denied" in missing, there
+
+
+def test_nor_does_he_learn_which_of_roots_directories_are_there(place: Place) -> None:
+    """An import writes as the engine's user, who sees no more than everybody does."""
+    (place.closed / "there").mkdir()
+    source = nobodys_model(place.offered / "to-directories.gguf")
+    there, missing = (place.import_as_nobody(source, place.closed / name) for name in ("there", "missing"))
+    assert there.replace("there", "missing") == missing and "Permission denied" in missing, there
 
 
 def test_what_he_may_not_import_is_neither_device_nor_directory(place: Place) -> None:

@@ -33,7 +33,7 @@ FILES: Final = """
     stat lstat fstat newfstatat statx access faccessat faccessat2 readlink readlinkat getdents getdents64
     statfs fstatfs getcwd chdir fchdir
     fsync fdatasync sync_file_range fallocate truncate ftruncate fadvise64 readahead
-    mkdir mkdirat rmdir rename renameat renameat2 unlink unlinkat chmod fchmod fchmodat fchmodat2 utimensat
+    mkdir mkdirat rmdir link linkat rename renameat renameat2 unlink unlinkat chmod fchmod fchmodat fchmodat2 utimensat
     memfd_create
 """
 MEMORY: Final = """

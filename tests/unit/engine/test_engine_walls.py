@@ -13,7 +13,7 @@ import pytest
 
 # What each test runs behind the walls; `call` gives the error of a system call by its name.
 BEHIND = """
-import ctypes, errno, os, resource, socket, subprocess, sys, threading
+import ctypes, errno, multiprocessing, os, resource, socket, subprocess, sys, threading
 from nvstreamd.engine import walls
 library, libc = ctypes.CDLL("libseccomp.so.2"), ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype, libc.syscall.argtypes = ctypes.c_long, [ctypes.c_long] * 7
@@ -91,6 +91,7 @@ def test_threads_processes_and_channels_are_still_to_be_had() -> None:
     """Kernels compute in threads; templates and schemas are looked at in processes with limits, and those are ended."""
     output("""
 thread = threading.Thread(target=lambda: None); thread.start(); thread.join()
+multiprocessing.Lock().acquire()
 ours, theirs = socket.socketpair()
 if (child := os.fork()) == 0:
     resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); os.setpriority(os.PRIO_PROCESS, 0, 10)

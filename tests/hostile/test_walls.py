@@ -20,11 +20,12 @@ from nvstream.v1 import models_pb2 as models
 from nvstreamd.config import EngineUids
 from nvstreamd.supervisor.engine_uids import EngineUsers, Loan, Task
 from support.daemon import DEADLINE, Daemon, running
-from support.others import cannot, open_folder, open_python, status_of
+from support.others import cannot, no_filter, open_folder, open_python, status_of
 from support.random_gguf import tiny
 from unit.weights.models import make
 
-pytestmark = pytest.mark.skipif(bool(cannot()), reason=f"NOT TESTED: engines of other users: {cannot()}")
+MISSING = cannot() or no_filter()
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"NOT TESTED: engines of other users: {MISSING}")
 
 FIRST, COUNT = 70000, 6
 OTHER_FIRST = 70100

@@ -12,12 +12,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nvdma.confine import Filters
+
 # A Python below a directory that is closed to others, like /root, is shown in an open one; to this command alone.
 OPEN = """
 mount --rbind "$1" "$2" && mount -t tmpfs -o mode=755 none "$3" && mkdir -p "$1" && mount --rbind "$2" "$1" || exit 99
 shift 3
 exec "$@"
 """
+
+
+def no_filter() -> str:
+    """Why there is no filter of system calls here; empty when there is."""
+    try:
+        Filters()
+    except OSError as error:
+        return f"{error}: install libseccomp2"
+    return ""
 
 
 def cannot() -> str:

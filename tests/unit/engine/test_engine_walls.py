@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from support.others import no_filter
+
+pytestmark = pytest.mark.skipif(bool(no_filter()), reason=f"NOT TESTED: what an engine may ask: {no_filter()}")
+
 # What each test runs behind the walls; `call` gives the error of a system call by its name.
 BEHIND = """
 import ctypes, errno, multiprocessing, os, resource, socket, subprocess, sys, threading

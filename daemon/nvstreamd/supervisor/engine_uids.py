@@ -143,7 +143,8 @@ class EngineUsers:
     async def _next(self, free: deque[int]) -> int:
         """The uid that has been free for longest; one that an engine has just left is waited for."""
         while not free:
-            left = [returning for returning, engine in self._returning.items() if engine.returncode is not None]
+            left = [returning for returning, engine in self._returning.items()
+                    if engine.returncode is not None and not returning.done()]
             if not left:
                 raise QuotaExceeded("every uid of `engine_uids` has an engine", "unload a model, or widen the range")
             await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)

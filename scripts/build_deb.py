@@ -21,7 +21,8 @@ Version: {version}
 Architecture: amd64
 Maintainer: the nvstreamd project <nvstreamd@localhost>
 Installed-Size: {kib}
-Depends: python3 (>= 3.11), python3 (<< 3.13), python3-venv, init-system-helpers, libudev1, systemd
+Depends: python3 (>= 3.11), python3 (<< 3.13), python3-venv, init-system-helpers, libseccomp2, libudev1,
+ systemd
 Recommends: dkms
 Section: net
 Priority: optional

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def overrides(given: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     """Exit status 0 after a drained stop, 1 when the daemon could not start or go on."""
+    # Whatever it was started with: nobody else writes what the daemon and its engines make.
+    os.umask(os.umask(0o022) | 0o022)
     log_to_stderr()
     given = arguments()
     try:

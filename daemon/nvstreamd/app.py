@@ -77,6 +77,7 @@ class App:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with AsyncExitStack() as stack:
+            self.catalog.users.check()
             listener = self._listener(stack)
             private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nvstreamd-")))
             self._attempt("engines may pin little memory", allow_pinning)

@@ -6,7 +6,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,6 +14,10 @@ from nvstreamd.errors import ConfigError
 
 UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40, "KB": 10**3, "MB": 10**6,
          "GB": 10**9, "TB": 10**12}
+# nobody, also as the kernel shows uids that a namespace does not have, and -1 of 16 bits.
+SPECIAL_UIDS = (65534, 65535)
+# -1 and -2 are no uids.
+HIGHEST_UID = (1 << 32) - 3
 SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -72,6 +76,20 @@ class QuotaConfig(_Checked):
         return self
 
 
+class EngineUids(_Checked):
+    """A range of uids that are nobody's: the first is the daemon's, to end what the others leave, the rest engines'."""
+
+    first: Annotated[int, Field(ge=1)]
+    count: Annotated[int, Field(ge=3, le=4096)]
+
+    @model_validator(mode="after")
+    def _has_no_special_one(self) -> Self:
+        span = range(self.first, self.first + self.count)
+        if any(uid in span for uid in SPECIAL_UIDS) or span.stop > HIGHEST_UID:
+            raise ValueError(f"{span.start} to {span.stop - 1} has uids with a meaning of their own, like nobody's")
+        return self
+
+
 class Config(_Checked):
     """Everything that can be configured. Sizes are in bytes or written as 60MiB."""
 
@@ -96,15 +114,27 @@ class Config(_Checked):
     max_context: Annotated[int, Field(ge=0)] = 0
     admin_group: str | None = None
     engine_user: str | None = None
+    engine_uids: EngineUids | None = None
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
     engine_restarts: Annotated[int, Field(ge=0, le=100)] = 5
+
+    @model_validator(mode="after")
+    def _uids_have_a_group(self) -> Self:
+        if self.engine_uids is not None and self.engine_user is None:
+            raise ValueError("engine_uids needs engine_user, who imports models and whose group engines have")
+        return self
 
 
 def runtime_directory() -> Path:
     """Where the socket goes by default: /run/nvstreamd for root, the caller's own runtime directory otherwise."""
     if os.getuid() == 0:
         return Path("/run/nvstreamd")
-    return Path(os.environ.get("XDG_RUNTIME_DIR", f"/tmp/nvstreamd-{os.getuid()}")) / "nvstreamd"
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or temporary_directory()) / "nvstreamd"
+
+
+def temporary_directory() -> Path:
+    """What stands in for a user's runtime directory where the system gave him none."""
+    return Path(f"/tmp/nvstreamd-{os.getuid()}")
 
 
 def state_directory() -> Path:

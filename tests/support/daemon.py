@@ -159,11 +159,11 @@ def generate_request(model: str, prompt: str | Sequence[int], **options: object)
 
 @contextmanager
 def running(directory: Path, *arguments: str, environment: dict[str, str] | None = None,
-            module: str = "nvstreamd") -> Iterator[Daemon]:
-    """A daemon in `directory`, answering; ended by SIGTERM. `module` is what starts it."""
+            module: str = "nvstreamd", prefix: Sequence[str] = ()) -> Iterator[Daemon]:
+    """A daemon in `directory`, answering; ended by SIGTERM. `module` is what starts it, `prefix` a command before."""
     directory.mkdir(parents=True, exist_ok=True)
     socket, log = directory / "nvstreamd.sock", directory / "daemon.log"
-    command = [sys.executable, "-m", module, "--socket", str(socket), "--store", str(directory / "store"),
+    command = [*prefix, sys.executable, "-m", module, "--socket", str(socket), "--store", str(directory / "store"),
                *arguments]
     with log.open("ab") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **(environment or {})})

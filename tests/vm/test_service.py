@@ -165,6 +165,7 @@ def test_an_unprivileged_user_gets_tokens_a_schema_and_a_chat(course: Course) ->
 def test_the_engine_has_no_privilege_and_may_pin_its_memory(course: Course) -> None:
     found = course.output("engine")
     assert "CapEff:\t0000000000000000" in found and "Uid:\t0" not in found and "NoNewPrivs:\t1" in found, found
+    assert re.search(r"Uid:\t700\d\d\t", found), f"its uid is none of engine_uids:\n{found}"
     assert re.search(r"Max locked memory +unlimited +unlimited", found), found
 
 
@@ -195,6 +196,7 @@ def test_a_model_on_the_drive_gives_the_tokens_of_its_file(course: Course) -> No
     found = course.output("drive")
     (model,) = events(found, "model")
     assert model["placement"]["backend"] == "nvme_host" and model["placement"]["streamed_bytes_per_pass"], model
+    assert "a wall less" not in str(model["placement"]["notes"]), model
     assert course.output("taken").split()[0] == "vfio-pci"
     assert tokens(found) == tokens(course.output("file"))
 

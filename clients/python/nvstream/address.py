@@ -43,12 +43,12 @@ def socket_path(
 
 
 def _is_mine(directory: Path) -> bool:
-    """Whether the caller made it: anybody may make a directory in /tmp, and would be told the prompts."""
+    """Whether the caller alone rules it: anybody may make a directory in /tmp, and would be told the prompts."""
     try:
         found = directory.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
 def target(path: Path) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from nvstreamd.api.peer import Peer, credentials, upstream_name
 from nvstreamd.errors import QuotaExceeded
+from nvstreamd.places import make_room
 from nvstreamd.supervisor.pace import Pace
 from nvstreamd.supervisor.pools import Pool
 
@@ -33,9 +34,9 @@ END_SECONDS = 1.0
 def public_socket(path: Path) -> socket.socket:
     """A listening socket at `path` that every user may connect to; a stale one is replaced.
 
-    Raises OSError (EADDRINUSE) when a daemon already listens there.
+    Raises OSError (EADDRINUSE) when a daemon already listens there, ConfigError where others could take it away.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_room(path.parent)
     # Anything that is no socket stays, and bind(2) refuses: the daemon is root and a typing error is soon made.
     if path.is_socket():
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

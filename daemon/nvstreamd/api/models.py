@@ -8,9 +8,11 @@ from pathlib import Path
 from nvstream.v1 import models_pb2 as models
 from nvstream.v1.models_pb2_grpc import ModelsServicer
 from nvstreamd.api.context import Context
+from nvstreamd.api.peer import Peer, of_call
 from nvstreamd.errors import InvalidRequest
 from nvstreamd.supervisor.catalog import NAME, Catalog, as_message, model_name
 from nvstreamd.supervisor.jobs import PackOrder, pack
+from nvstreamd.supervisor.rights import rights_of_caller
 
 
 class Models(ModelsServicer):
@@ -38,7 +40,7 @@ class Models(ModelsServicer):
         self._check_import(source, name, request)
         self._importing.add(name)
         try:
-            async for response in self._import(source, name, request):
+            async for response in self._import(of_call(context.peer()), source, name, request):
                 yield response
         finally:
             self._importing.discard(name)
@@ -55,13 +57,14 @@ class Models(ModelsServicer):
             raise InvalidRequest(f"{name} is loaded", "unload it, or choose another name", field="name")
         _check_places(request.directories, request.devices)
 
-    async def _import(self, source: Path, name: str,
+    async def _import(self, peer: Peer, source: Path, name: str,
                       request: models.ImportRequest) -> AsyncIterator[models.ImportResponse]:
         # The manifest goes to the store, so that the model is found again.
         store = self.catalog.config.store
         directories = [Path(directory) for directory in request.directories]
-        order = PackOrder(source, name, store, directories or ([] if request.devices else [store]), request.devices)
-        async for report in pack(order, self.catalog.hardware.blocks, self.catalog.config.engine_user):
+        order = PackOrder(source, rights_of_caller(peer.uid, peer.gid), name, store,
+                          directories or ([] if request.devices else [store]), request.devices)
+        async for report in pack(order, self.catalog.hardware.blocks, self.catalog.users):
             if isinstance(report, models.ImportProgress):
                 yield models.ImportResponse(progress=report)
             else:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from nvstreamd.engine.channel import Channel
+from nvstreamd.engine.walls import raise_walls
 from nvstreamd.errors import NvstreamError, ProtocolError
 from nvstreamd.text import log_to_stderr
 from nvstreamd.weights.files import OpenFile, adopt
@@ -26,9 +27,11 @@ def main() -> int:
     channel = Channel(socket.socket(fileno=parser.parse_args().channel))
     # Ctrl-C in a terminal reaches the whole process group; the daemon says when an engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The first command is the daemon's; what it names is anybody's.
+    missing = raise_walls()
     try:
         command, fds = channel.receive_first()
-        _dispatch(channel, command, fds)
+        _dispatch(channel, command, fds, missing)
     except NvstreamError as error:
         channel.fail(error)
         return 1
@@ -37,8 +40,11 @@ def main() -> int:
     return 0
 
 
-def _dispatch(channel: Channel, command: ToEngine, fds: list[int]) -> None:
+def _dispatch(channel: Channel, command: ToEngine, fds: list[int], missing: list[str]) -> None:
+    """Does what it was started for; of `missing` walls `status` tells, or for a short job the log."""
     kind = command.WhichOneof("command")
+    if kind != "load":
+        sys.stderr.writelines(f"WARNING {note}\n" for note in missing)
     if kind == "describe":
         _describe(channel, _files(command.describe.files, fds))
     elif kind == "pack":
@@ -47,7 +53,7 @@ def _dispatch(channel: Channel, command: ToEngine, fds: list[int]) -> None:
         _pack(channel, command.pack, both[:files], both[files:])
     elif kind == "load":
         own = sum(not _is_claimed(file) for file in command.load.files)
-        _serve(channel, command.load, _files(command.load.files, fds[:own]), fds[own:])
+        _serve(channel, command.load, _files(command.load.files, fds[:own]), fds[own:], missing)
     else:
         raise ProtocolError(f"an engine cannot begin with {kind}")
 
@@ -97,13 +103,13 @@ def _pack(channel: Channel, command: Pack, files: list[OpenFile], blocks: list[O
         channel.send(FromEngine(described=Described(facts=facts(packed), path=str(home))))
 
 
-def _serve(channel: Channel, command: Load, files: list[OpenFile], fds: list[int]) -> None:
+def _serve(channel: Channel, command: Load, files: list[OpenFile], fds: list[int], notes: list[str]) -> None:
     """The only branch that imports kernels."""
     from nvstreamd.engine.claimed import ClaimedDrives
     from nvstreamd.engine.service import serve
 
     with ExitStack() as stack:
-        serve(channel, command, files, ClaimedDrives(command.drives, fds), stack)
+        serve(channel, command, files, ClaimedDrives(command.drives, fds), stack, notes)
 
 
 if __name__ == "__main__":

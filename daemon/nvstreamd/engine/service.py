@@ -18,14 +18,16 @@ from nvstreamd.engine.preparation.worker import work
 from nvstreamd.engine.prompts import Prompts, load_tokenizer
 from nvstreamd.engine.scheduler import Scheduler
 from nvstreamd.engine.server import Server
+from nvstreamd.engine.walls import make_no_more_rings
 from nvstreamd.kernels.batch import PAGE_TOKENS
 from nvstreamd.weights.files import OpenFile
 from nvstreamd.wire.engine_pb2 import FromEngine, Load
 from nvstreamd.wire.engine_pb2 import Loaded as LoadedMessage
 
 
-def serve(channel: Channel, command: Load, files: Sequence[OpenFile], drives: ClaimedDrives, stack: ExitStack) -> None:
-    """Loads and serves until the daemon is gone. Raises NvstreamError."""
+def serve(channel: Channel, command: Load, files: Sequence[OpenFile], drives: ClaimedDrives, stack: ExitStack,
+          notes: Sequence[str]) -> None:
+    """Loads and serves until the daemon is gone; `status` shows `notes` beside its own. Raises NvstreamError."""
     model = drives.attach(read_model(files))
     tokenizer = load_tokenizer(files[0].path, model.manifest.metadata, model.hyper.vocabulary)
     encoder = Encoder(model.manifest.metadata, tokenizer)
@@ -40,6 +42,7 @@ def serve(channel: Channel, command: Load, files: Sequence[OpenFile], drives: Cl
     limit = min(model.hyper.context, loaded.kv_pages * PAGE_TOKENS, command.max_context or model.hyper.context)
     scheduler = Scheduler(KvPages(loaded.kv_pages, PAGE_TOKENS), command.max_running, command.prefill_chunk)
     placement = placement_message(loaded)
+    placement.notes.extend([*notes, *make_no_more_rings()])
     placement.notes.extend(f"tokenizer: {note}" for note in tokenizer.notes)
     placement.notes.extend(notes_on(model.manifest.metadata, tokenizer, encoder.renderer))
     encoder.renderer.close()

@@ -13,6 +13,7 @@ from nvstream.v1 import models_pb2 as models
 from nvstreamd.config import Config, ModelConfig
 from nvstreamd.errors import BudgetTooSmall, InvalidRequest, ModelNotReady, NotFound, NvstreamError
 from nvstreamd.supervisor.descriptions import Descriptions
+from nvstreamd.supervisor.engine_uids import EngineUsers
 from nvstreamd.supervisor.jobs import describe
 from nvstreamd.supervisor.model import LoadOrder, ServedModel
 from nvstreamd.supervisor.ways import Hardware
@@ -42,10 +43,11 @@ class Catalog:
     def __init__(self, config: Config, hardware: Hardware, state_changed: Callable[[ServedModel], None]) -> None:
         self.config = config
         self.hardware = hardware
+        self.users = EngineUsers(config.engine_user, config.engine_uids)
         self.served: dict[str, ServedModel] = {}
         self._configured: dict[str, ServedModel] = {}
         self._state_changed = state_changed
-        self._descriptions = Descriptions(lambda path: describe(path, hardware.blocks, config.engine_user))
+        self._descriptions = Descriptions(lambda path: describe(path, hardware.blocks, self.users))
 
     def paths(self) -> dict[str, Path]:
         """{name: path} of everything that could be loaded now; configured names win."""
@@ -129,6 +131,7 @@ class Catalog:
         for outcome in await asyncio.gather(*ending, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 log.error("a model was not unloaded: %s", places(outcome))
+        await self.users.settle()
 
     def tick(self) -> None:
         """Looks after engines; to be called once a second."""
@@ -175,7 +178,7 @@ class Catalog:
             prefill_chunk=self.config.prefill_chunk,
             max_context=self.config.max_context,
         )
-        return LoadOrder(name, path, command, self.config.engine_user, self.config.engine_restarts, self.hardware)
+        return LoadOrder(name, path, command, self.users, self.config.engine_restarts, self.hardware)
 
 
 def as_message(served: ServedModel) -> models.Model:

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from nvstream.v1.models_pb2 import ImportProgress, ModelFacts
-from nvstreamd.errors import InvalidRequest, from_wire
+from nvstreamd.errors import DeadlinePassed, InvalidRequest, PermissionDenied, from_wire
+from nvstreamd.supervisor.engine_uids import EngineUsers, Task
 from nvstreamd.supervisor.opening import open_model, opened
 from nvstreamd.supervisor.process import EngineProcess, named
+from nvstreamd.supervisor.rights import Rights, open_as, open_as_uid
 from nvstreamd.weights.drive_files import Drives
-from nvstreamd.weights.files import MOST_PARTS, OpenFile
+from nvstreamd.weights.files import MOST_PARTS, OpenFile, open_all, parts_of
+from nvstreamd.weights.store import SUFFIX
 from nvstreamd.wire.engine_pb2 import Describe, Described, Device, FromEngine, Pack, ToEngine
 
 # An import takes the first namespace of a drive.
 NSID = 1
+DESCRIBE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class PackOrder:
-    """A model to import: its first file, its name, where the manifest goes, and directories or else serial numbers."""
+    """A model to import: its first file, its name, where the manifest goes, and directories or else serial numbers.
+
+    `rights` are whose the source is opened with, None the daemon's own.
+    """
 
     source: Path
+    rights: Rights | None
     name: str
     home: Path
     directories: Sequence[Path]
@@ -38,22 +47,28 @@ def checked(report: FromEngine) -> FromEngine:
     return report
 
 
-async def describe(path: Path, drives: Drives, user: str | None) -> ModelFacts:
+async def describe(path: Path, drives: Drives, users: EngineUsers) -> ModelFacts:
     """What a model needs. Raises NvstreamError naming file, field and remedy."""
     with ExitStack() as stack:
         files = await opened(lambda own: open_model(path, drives, own), stack)
-        engine = EngineProcess(user)
+        engine = EngineProcess(users, Task.DESCRIBE)
         await engine.start(ToEngine(describe=Describe(files=named(files))), files)
         try:
-            return checked(await engine.receive()).described.facts
+            # Looks take turns: one that takes for ever would be everybody's.
+            async with asyncio.timeout(DESCRIBE_SECONDS):
+                return checked(await engine.receive()).described.facts
+        except TimeoutError:
+            engine.kill()
+            raise DeadlinePassed(f"{path.name} was not understood within {DESCRIBE_SECONDS:g} s",
+                                 "look at the drive that it is on") from None
         finally:
             await engine.stop()
 
 
-async def pack(order: PackOrder, drives: Drives, user: str | None) -> AsyncIterator[ImportProgress | Described]:
+async def pack(order: PackOrder, drives: Drives, users: EngineUsers) -> AsyncIterator[ImportProgress | Described]:
     """Progress of an import, then its result. Raises NvstreamError; closing the iterator stops the import."""
     with ExitStack() as stack:
-        files = await opened(lambda own: open_model(order.source, drives, own), stack)
+        files = await opened(lambda own: _open_source(order, users, own), stack)
         blocks = await opened(lambda own: _open_blocks(order.devices, drives, own), stack)
         if len(files) + len(blocks) > MOST_PARTS:
             raise InvalidRequest(f"{len(files)} files and {len(blocks)} drives are too many",
@@ -62,7 +77,7 @@ async def pack(order: PackOrder, drives: Drives, user: str | None) -> AsyncItera
                    for serial, block in zip(order.devices, blocks, strict=True)]
         command = Pack(files=named(files), name=order.name, home=str(order.home),
                        directories=list(map(str, order.directories)), devices=devices)
-        engine = EngineProcess(user)
+        engine = EngineProcess(users, Task.IMPORT)
         await engine.start(ToEngine(pack=command), [*files, *blocks])
         try:
             while True:
@@ -73,6 +88,17 @@ async def pack(order: PackOrder, drives: Drives, user: str | None) -> AsyncItera
                 yield report.pack_progress.progress
         finally:
             await engine.stop()
+
+
+def _open_source(order: PackOrder, users: EngineUsers, stack: ExitStack) -> list[OpenFile]:
+    if order.source.suffix == SUFFIX:
+        raise InvalidRequest("the source is a packed model already", "import a GGUF file", field="source")
+    if order.rights is None:
+        return open_all(parts_of(order.source), stack, open_as_uid)
+    if users.are_root:
+        # It would write wherever the caller wants.
+        raise PermissionDenied("without `engine_user` root alone imports", "name an unprivileged user there")
+    return open_as(order.rights, parts_of(order.source), stack)
 
 
 def _open_blocks(serials: Sequence[str], drives: Drives, stack: ExitStack) -> list[OpenFile]:

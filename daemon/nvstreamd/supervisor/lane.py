@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nvstreamd.errors import MEMORY, DriveMissing, EngineLost, HardwareError, NvstreamError
+from nvstreamd.supervisor.engine_uids import EngineUsers, Task
 from nvstreamd.supervisor.jobs import checked
 from nvstreamd.supervisor.opening import in_thread, opened
 from nvstreamd.supervisor.process import END_SECONDS, EngineProcess, named
@@ -58,16 +59,16 @@ class Lane:
     drive, and nothing failed since, `reach` tries them again, and `move` goes over.
     """
 
-    def __init__(self, name: str, path: Path, command: Load, user: str | None, hardware: Hardware) -> None:
+    def __init__(self, name: str, path: Path, command: Load, users: EngineUsers, hardware: Hardware) -> None:
         self.name = name
         self.path = path
         self.command = command
-        self.user = user
+        self.users = users
         self.hardware = hardware
         self.given_up: list[GivenUp] = []
         self._better: Better | None = None
         self._ways: list[Way] | None = None
-        self._engine = EngineProcess(user)
+        self._engine = EngineProcess(users, Task.SERVE)
         self._opening = Opening(())
         self._of_way = ExitStack()
         self._of_engine = ExitStack()
@@ -212,7 +213,7 @@ class Lane:
         command.files.extend(named(self._opening.files))
         del command.backends[:]
         command.backends.extend(self._ways[0].backends)
-        self._engine, self._wanted_back = EngineProcess(self.user), ""
+        self._engine, self._wanted_back = EngineProcess(self.users, Task.SERVE), ""
         with ExitStack() as passed:
             descriptors = self._open_drives(command, passed)
             await self._engine.start(ToEngine(load=command), self._opening.files, descriptors)

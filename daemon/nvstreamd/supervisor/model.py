@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from nvstream.v1 import inference_pb2 as public
 from nvstream.v1 import models_pb2 as models
 from nvstreamd.errors import DriveMissing, EngineLost, EnginePaused, ModelNotReady, NvstreamError, ProtocolError
 from nvstreamd.supervisor.calls import Calls
+from nvstreamd.supervisor.engine_uids import EngineUsers
 from nvstreamd.supervisor.lane import Lane
 from nvstreamd.supervisor.process import END_SECONDS
 from nvstreamd.supervisor.recovery import Recovery
@@ -36,7 +36,7 @@ class LoadOrder:
     name: str
     path: Path
     command: Load
-    user: str | None
+    users: EngineUsers
     restarts: int
     hardware: Hardware
 
@@ -53,7 +53,7 @@ class ServedModel:
         self.error = ""
         self.calls = Calls(order.name, self._tell_left)
         self._state_changed = state_changed
-        self._lane = Lane(order.name, order.path, order.command, order.user, order.hardware)
+        self._lane = Lane(order.name, order.path, order.command, order.users, order.hardware)
         self._life: asyncio.Task[None] | None = None
         self._recovery = Recovery(order.name, self._lane, order.restarts, self._pausing)
         self.stall: Stall | None = None
@@ -221,8 +221,7 @@ class ServedModel:
     def _note(self) -> None:
         """What is to be known of the engine that serves, in `status` and in the log."""
         self.placement.notes.extend(map(str, self._lane.given_up))
-        if os.getuid() == 0 and self.order.user is None:
-            self.placement.notes.append("the engine runs as root: name an unprivileged user in `engine_user`")
+        self.placement.notes.extend(self.order.users.notes())
         for note in self.placement.notes:
             log.info("model %s: %s", self.order.name, note)
 

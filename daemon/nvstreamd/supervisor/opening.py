@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from nvstreamd.supervisor.rights import open_as_uid
 from nvstreamd.weights.drive_files import Drives, open_files
 from nvstreamd.weights.files import OpenFile, open_all, parts_of
 from nvstreamd.weights.store import SUFFIX, files_of
@@ -21,7 +22,9 @@ def open_model(path: Path, drives: Drives, stack: ExitStack) -> list[OpenFile]:
 
     `stack` closes them. Raises NvstreamError.
     """
-    return open_files(files_of(path), drives, stack) if path.suffix == SUFFIX else open_all(parts_of(path), stack)
+    if path.suffix == SUFFIX:
+        return open_files(files_of(path), drives, stack, open_as_uid)
+    return open_all(parts_of(path), stack, open_as_uid)
 
 
 async def opened(work: Callable[[ExitStack], T], stack: ExitStack) -> T:

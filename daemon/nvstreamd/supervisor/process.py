@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import pwd
+import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Mapping, Sequence
 
 from nvstreamd.errors import ConfigError, EngineLost
 from nvstreamd.memory import kills, smallest
+from nvstreamd.supervisor.engine_uids import EngineUsers, Loan, Task
 from nvstreamd.supervisor.watch import Watch
 from nvstreamd.weights.files import OpenFile
 from nvstreamd.weights.placement import mib
@@ -19,6 +19,10 @@ from nvstreamd.wire.engine_pb2 import File, FromEngine, ToEngine
 from nvstreamd.wire.frames import HEADER, frame, length_of
 
 END_SECONDS = 10.0
+VARIABLES = ("PATH", "LANG", "TZ", "LD_LIBRARY_PATH")
+# Locale, Python, our own, and how many threads a library of mathematics takes.
+PREFIXES = ("LC_", "PYTHON", "NVSTREAM_", "OMP_", "MKL_", "OPENBLAS_")
+NOWHERE = "/nonexistent"
 
 
 def named(files: Sequence[OpenFile]) -> list[File]:
@@ -26,30 +30,22 @@ def named(files: Sequence[OpenFile]) -> list[File]:
     return [File(path=file.path) if file.fd >= 0 else File(path=file.path, claimed_bytes=file.size) for file in files]
 
 
-class Identity(TypedDict, total=False):
-    """Whom a child runs as; empty: as its parent."""
-
-    user: int
-    group: int
-    extra_groups: list[int]
-
-
-def identity_of(user: str | None) -> Identity:
-    """The identity of an account, with no group but its own. Raises ConfigError when there is none."""
-    if user is None:
-        return {}
-    try:
-        account = pwd.getpwnam(user)
-    except KeyError:
-        raise ConfigError(f"engine_user: there is no user {user!r}", "create it, or name another") from None
-    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+def environment_of(daemon: Mapping[str, str]) -> dict[str, str]:
+    """What an engine needs of the daemon's environment to find its code and run it. The rest may be root's secrets."""
+    kept = {name: value for name, value in daemon.items() if name in VARIABLES or name.startswith(PREFIXES)}
+    if "PYTHONPATH" in kept:
+        # It does not run where the daemon does.
+        kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, kept["PYTHONPATH"].split(os.pathsep)))
+    # Packages that a user installed for himself lie there; without an account there is none.
+    return kept | {"HOME": daemon.get("HOME", NOWHERE) if os.getuid() else NOWHERE}
 
 
 class EngineProcess:
-    """A child that computes, without privilege: no capabilities, its own uid when the daemon is root."""
+    """A child that computes, without privilege: no capabilities, whom `users` lends when the daemon is root."""
 
-    def __init__(self, user: str | None = None) -> None:
-        self.user = user
+    def __init__(self, users: EngineUsers, task: Task) -> None:
+        self.users = users
+        self.task = task
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -81,15 +77,24 @@ class EngineProcess:
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
 
     async def _spawn(self, channel: int) -> None:
-        identity = identity_of(self.user)
+        loan = await self.users.lend(self.task)
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "nvstreamd.engine", "--channel", str(channel), pass_fds=[channel],
-                stdin=asyncio.subprocess.DEVNULL, start_new_session=True, **identity,
-            )
-        except OSError as error:
-            raise ConfigError(f"the engine cannot be started as {self.user or 'this user'}: {error}",
+            self._process = await self._spawn_as(loan, channel)
+        except BaseException as error:
+            self.users.give_back(loan)
+            if not isinstance(error, OSError):
+                raise
+            raise ConfigError(f"the engine cannot be started as {loan.identity.get('user', 'this user')}: {error}",
                               "`engine_user` needs the right to execute the daemon's Python") from error
+        self.users.take_back(loan, self._process)
+
+    async def _spawn_as(self, loan: Loan, channel: int) -> asyncio.subprocess.Process:
+        # -P: nothing is imported from the directory that it starts in.
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "nvstreamd.engine", "--channel", str(channel), pass_fds=[channel],
+            stdin=asyncio.subprocess.DEVNULL, start_new_session=True, cwd="/", env=environment_of(os.environ),
+            **loan.identity,
+        )
 
     def send(self, command: ToEngine) -> None:
         """Queues a command; a dead engine swallows it (its end shows in `receive`)."""

@@ -17,10 +17,11 @@ from nvstreamd.errors import InvalidRequest, ModelChanged
 from nvstreamd.hardware.held import HeldDrive
 from nvstreamd.hardware.holder import Holder
 from nvstreamd.supervisor.opening import open_model
+from nvstreamd.supervisor.rights import open_as_uid
 from nvstreamd.weights.drive_files import Drives
-from nvstreamd.weights.files import OpenFile, open_all
+from nvstreamd.weights.files import Elsewhere, OpenFile, open_all
 from nvstreamd.weights.manifest import DriveHome
-from nvstreamd.weights.store import SUFFIX, files_of, stored_at
+from nvstreamd.weights.store import SUFFIX, files_of, sources_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ class OwnDrives:
     def open(self, stack: ExitStack) -> Opening:
         """See Way."""
         wanted = files_of(self.path)
-        files = [_unopened(each) if isinstance(each, DriveHome) else open_all([each], stack)[0] for each in wanted]
+        files = [_unopened(each) if isinstance(each, DriveHome) else open_all([each], stack, open_as_uid)[0]
+                 for each in wanted]
         return Opening(files, self.holder.hold(_serials(wanted), stack))
 
 
@@ -103,8 +105,8 @@ class Origin:
 
     def open(self, stack: ExitStack) -> Opening:
         """See Way. Raises ModelChanged when one of them is another by now."""
-        sources = stored_at(self.path).sources
-        files = open_all([Path(source.path) for source in sources], stack)
+        paths, sources = sources_of(self.path)
+        files = open_all(paths, stack, open_as_uid)
         for file, source in zip(files, sources, strict=True):
             if (file.size, file.mtime_ns, file.inode) != (source.size, source.mtime_ns, source.inode):
                 raise ModelChanged(f"{file.path} is not the file any more that the model was imported from",
@@ -129,7 +131,7 @@ def ways_to(path: Path, backends: Sequence[str], hardware: Hardware) -> list[Way
     return ways
 
 
-def _serials(parts: Sequence[Path | DriveHome]) -> list[str]:
+def _serials(parts: Sequence[Path | Elsewhere | DriveHome]) -> list[str]:
     """The drives of a model, each once."""
     return list(dict.fromkeys(each.serial for each in parts if isinstance(each, DriveHome)))
 

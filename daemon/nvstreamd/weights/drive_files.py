@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nvstreamd.errors import BadVolume, ModelChanged
-from nvstreamd.weights.files import OpenFile, open_all
+from nvstreamd.weights.files import Elsewhere, OpenAs, OpenFile, follow_nobody, open_all
 from nvstreamd.weights.manifest import DriveHome
 from nvstreamd.weights.superblock import Stretch
 from nvstreamd.weights.volume import read_volume
@@ -44,17 +44,18 @@ class DriveFile(OpenFile):
             raise ModelChanged(f"{self.path}: import {self.home.model} is not on it any more", AGAIN)
 
 
-def open_files(wanted: Sequence[Path | DriveHome], drives: Drives, stack: ExitStack) -> list[OpenFile]:
+def open_files(wanted: Sequence[Path | Elsewhere | DriveHome], drives: Drives, stack: ExitStack,
+               open_as: OpenAs = follow_nobody) -> list[OpenFile]:
     """Opens files read-only and drives that still carry the model; `stack` closes them.
 
     Raises NotFound, BadModelFile, ModelChanged, or whatever error says why a drive cannot be opened.
     """
-    return [_open(each, drives, stack) for each in wanted]
+    return [_open(each, drives, stack, open_as) for each in wanted]
 
 
-def _open(wanted: Path | DriveHome, drives: Drives, stack: ExitStack) -> OpenFile:
-    if isinstance(wanted, Path):
-        return open_all([wanted], stack)[0]
+def _open(wanted: Path | Elsewhere | DriveHome, drives: Drives, stack: ExitStack, open_as: OpenAs) -> OpenFile:
+    if not isinstance(wanted, DriveHome):
+        return open_all([wanted], stack, open_as)[0]
     file = at_home(drives.open_block(wanted.serial, wanted.nsid, write=False, stack=stack), wanted)
     file.check_unchanged()
     return file

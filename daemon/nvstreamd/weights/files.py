@@ -1,4 +1,9 @@
-"""Which open files make up a model, and has one of them changed since it was opened?"""
+"""Which open files make up a model, and has one of them changed since it was opened?
+
+The daemon may be root, and a directory of models may be somebody else's to write. A file in it is opened as it is:
+whoever put it there offers it. What leads elsewhere, a link or a path that a manifest names, is followed with the
+rights of whose link or manifest it is: else everybody could have root's files opened, or learn that they exist.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ import mmap
 import os
 import re
 import stat
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +27,9 @@ MOST_PARTS = 253
 # Directories with this ending are packed models; nothing in them is ever a link.
 PACKED_SUFFIX = ".nvs"
 PAGE = mmap.PAGESIZE
+READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+# More than anybody lays out on purpose.
+MOST_LINKS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +88,102 @@ def adopt(fd: int, path: str) -> OpenFile:
     return OpenFile(fd, path, os.lseek(fd, 0, os.SEEK_END), facts.st_mtime_ns, facts.st_ino)
 
 
-def open_regular(path: Path, *, follow: bool = True) -> int:
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A path that is the word of `owner`, a uid that is neither root's nor ours."""
+
+    path: Path
+    owner: int
+
+
+# Opens a path with the rights of a uid; returns a descriptor of a regular file. Raises NvstreamError.
+OpenAs = Callable[[int, Path], int]
+
+
+def is_trusted(uid: int) -> bool:
+    """Whether its links lead where the administrator, or whose daemon it is, wants."""
+    return uid in (0, os.geteuid())
+
+
+def follow_nobody(owner: int, path: Path) -> int:
+    """For OpenAs: refuses."""
+    raise BadModelFile(f"{_shown(path)} is where uid {owner} wants to lead the daemon",
+                       "put the file itself there, or have root make the link")
+
+
+def open_regular(path: Path, open_as: OpenAs = follow_nobody) -> int:
     """A descriptor of a regular file; never waits for a FIFO's writer, never touches a device.
 
-    Raises NotFound or BadModelFile naming the path.
+    In a packed model there are no links. Raises NotFound or BadModelFile naming the path, or what `open_as` raises.
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
     try:
-        fd = os.open(path, flags)
+        fd = _open_in_packed(path) if path.parent.suffix == PACKED_SUFFIX else _open_link_by_link(path)
+    except _Led as led:
+        return open_as(led.owner, path)
     except (OSError, ValueError) as error:
-        raise _refusal(path, error) from None
+        raise refusal(path, error) from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise BadModelFile(f"{_shown(path)} is not a regular file", "name a GGUF file, or a packed NAME.nvs directory")
+        raise not_regular(path)
     # Without this io_uring would answer EAGAIN where a read has to wait for the drive.
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_NONBLOCK)
     return fd
 
 
-def _refusal(path: Path, error: OSError | ValueError) -> NvstreamError:
+class _Led(Exception):
+    """A link is neither root's nor ours."""
+
+    def __init__(self, owner: int) -> None:
+        super().__init__(owner)
+        self.owner = owner
+
+
+def _open_in_packed(path: Path) -> int:
+    try:
+        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except NotADirectoryError:
+        target = _target(path.parent)
+        if target is None:
+            raise
+        directory = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return os.open(path.name, READING | os.O_NOFOLLOW, dir_fd=directory)
+    finally:
+        os.close(directory)
+
+
+def _open_link_by_link(path: Path) -> int:
+    for _ in range(MOST_LINKS):
+        try:
+            return os.open(path, READING | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno != errno.ELOOP or (target := _target(path)) is None:
+                raise
+            path = target
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _target(path: Path) -> Path | None:
+    """Where a trusted link leads, None when there is no link. Whose it is and what it says is of the same link."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISLNK(found.st_mode):
+            return None
+        if not is_trusted(found.st_uid):
+            raise _Led(found.st_uid)
+        return path.parent / os.readlink("", dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def not_regular(path: Path) -> BadModelFile:
+    """The error for a directory, a device, a FIFO."""
+    return BadModelFile(f"{_shown(path)} is not a regular file", "name a GGUF file, or a packed NAME.nvs directory")
+
+
+def refusal(path: Path, error: OSError | ValueError, reader: str = "the daemon's user") -> NvstreamError:
+    """Why `reader` cannot open it."""
     shown = _shown(path)
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, None):
@@ -109,7 +195,7 @@ def _refusal(path: Path, error: OSError | ValueError) -> NvstreamError:
         errno.ENXIO: "name a GGUF file, or a packed NAME.nvs directory",
     }
     return BadModelFile(f"{shown}: {os.strerror(number or 0)}",
-                        hints.get(number or 0, "make it readable for the daemon's user"))
+                        hints.get(number or 0, f"make it readable for {reader}"))
 
 
 def _shown(path: Path) -> str:
@@ -117,11 +203,12 @@ def _shown(path: Path) -> str:
     return str(path)[:1000].replace("\0", "\\0").encode(errors="backslashreplace").decode()
 
 
-def open_all(paths: list[Path], stack: ExitStack) -> list[OpenFile]:
+def open_all(paths: Sequence[Path | Elsewhere], stack: ExitStack, open_as: OpenAs = follow_nobody) -> list[OpenFile]:
     """Opens each path read-only; `stack` closes them. Raises NotFound or BadModelFile naming the path."""
     files = []
-    for path in paths:
-        fd = open_regular(path, follow=path.parent.suffix != PACKED_SUFFIX)
+    for each in paths:
+        path = each.path if isinstance(each, Elsewhere) else each
+        fd = open_as(each.owner, path) if isinstance(each, Elsewhere) else open_regular(path, open_as)
         stack.callback(os.close, fd)
         files.append(adopt(fd, str(path)))
     return files

@@ -4,10 +4,10 @@ NAME.nvs/ in the store holds manifest.json and header.gguf (the GGUF's own heade
 files NAME.nvs/part-N.bin, there and in further directories, one a drive; or stretches of whole drives (`volume`).
 manifest.json is written last and renamed into place: without it there is no model.
 
-The manifest is hostile: whoever may write a directory of models writes it, and the daemon opens what it names with
-its own rights. So it can name nothing but part-N.bin in a directory NAME.nvs (`files` refuses links and whatever is
-no regular file) or what a drive itself says it carries (`drive_files`), and it is held against itself: shapes, segments
-and sizes must tell the same story.
+The manifest is hostile: whoever may write a directory of models writes it. So it can name nothing but part-N.bin in a
+directory NAME.nvs (`files` refuses links and whatever is no regular file) or what a drive itself says it carries
+(`drive_files`); what is not beside it is opened with the rights of whose manifest it is. And it is held against itself:
+shapes, segments and sizes must tell the same story.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from nvstreamd import ggml
 from nvstreamd.errors import BadModelFile, NotFound
-from nvstreamd.weights.files import PACKED_SUFFIX, OpenFile, open_regular
+from nvstreamd.weights.files import PACKED_SUFFIX, Elsewhere, OpenFile, is_trusted, open_regular
 from nvstreamd.weights.gguf import read_header
 from nvstreamd.weights.manifest import (
     CONSTANTS,
@@ -41,6 +41,7 @@ from nvstreamd.weights.stored import (
     StoredModel,
     StoredPart,
     StoredSegment,
+    StoredSource,
     damaged,
     parse_manifest,
     probe_stretches,
@@ -52,38 +53,58 @@ HEADER_NAME = "header.gguf"
 LARGEST_MANIFEST = 32 << 20
 
 
-def files_of(directory: Path) -> list[Path | DriveHome]:
+def files_of(directory: Path) -> list[Path | Elsewhere | DriveHome]:
     """What to open for a packed model: manifest, header, and each part as a file or as a stretch of a drive.
 
     Raises NotFound without such a directory, BadModelFile when it is not whole or names what no importer wrote.
     """
-    path, stored = directory / MANIFEST_NAME, stored_at(directory)
-    return [path, directory / HEADER_NAME, *(_part(str(path), stored, n) for n in range(len(stored.parts)))]
+    path = directory / MANIFEST_NAME
+    stored, owner = _stored_by(directory)
+    parts = [_part(str(path), stored, number) for number in range(len(stored.parts))]
+    return [path, directory / HEADER_NAME,
+            *(part if isinstance(part, DriveHome) or part.parent == directory else _named_by(owner, part)
+              for part in parts)]
+
+
+def sources_of(directory: Path) -> tuple[list[Path | Elsewhere], tuple[StoredSource, ...]]:
+    """The files that a packed model was made from, and what they were then. Raises NotFound or BadModelFile."""
+    stored, owner = _stored_by(directory)
+    _check_sources(str(directory / MANIFEST_NAME), stored)
+    return [_named_by(owner, Path(source.path)) for source in stored.sources], stored.sources
+
+
+def _named_by(owner: int, path: Path) -> Path | Elsewhere:
+    return path if is_trusted(owner) else Elsewhere(path, owner)
 
 
 def stored_at(directory: Path) -> StoredModel:
     """What the manifest of a packed model says. Raises NotFound or BadModelFile."""
+    return _stored_by(directory)[0]
+
+
+def _stored_by(directory: Path) -> tuple[StoredModel, int]:
+    """What the manifest says, and the uid whose word that is."""
     path = directory / MANIFEST_NAME
     try:
-        raw = _read_manifest(path)
+        raw, owner = _read_manifest(path)
     except NotFound:
         if not directory.exists():
             raise NotFound(f"{directory} does not exist", "check the path") from None
         raise BadModelFile(f"{directory} has no {MANIFEST_NAME}", "the import did not finish: run it again") from None
-    return parse_manifest(str(path), raw)
+    return parse_manifest(str(path), raw), owner
 
 
-def _read_manifest(path: Path) -> bytes:
-    fd = open_regular(path, follow=False)
+def _read_manifest(path: Path) -> tuple[bytes, int]:
+    fd = open_regular(path)
     with os.fdopen(fd, "rb") as file:
-        raw = file.read(LARGEST_MANIFEST + 1)
+        raw, owner = file.read(LARGEST_MANIFEST + 1), os.fstat(fd).st_uid
     if len(raw) > LARGEST_MANIFEST:
         raise damaged(str(path), f"is larger than {LARGEST_MANIFEST >> 20} MiB")
-    return raw
+    return raw, owner
 
 
 def _part(path: str, stored: StoredModel, number: int) -> Path | DriveHome:
-    """A part under the only names that the importer gives: the daemon opens these with its own rights."""
+    """A part under the only names that the importer gives."""
     part = stored.parts[number]
     if isinstance(part, StoredDrive):
         return _home(part)

@@ -1,6 +1,7 @@
 """How does one talk to io_uring(7) from Python without a C library?
 
-Two mappings and three system calls, through ctypes.
+Two mappings and three system calls, through ctypes. A filter of system calls does not see what a ring is asked to do,
+and it could be asked to connect a socket or to open a file: so each ring is bound to reading files that it was given.
 
 Why not PyPI `liburing` (2026.3.30, examined): its only wheel is compiled for its builder's CPU, so `Ring()`
 dies of SIGILL (an AVX-512 store) on every CPU without AVX-512, most consumer ones among them; it never
@@ -37,6 +38,7 @@ NR_IO_URING_REGISTER = 427
 
 IORING_OFF_SQ_RING = 0
 IORING_OFF_SQES = 0x10000000
+IORING_SETUP_R_DISABLED = 1 << 6
 IORING_ENTER_GETEVENTS = 1 << 0
 IORING_ENTER_EXT_ARG = 1 << 3
 IORING_FEAT_SINGLE_MMAP = 1 << 0
@@ -45,9 +47,19 @@ IORING_FEAT_EXT_ARG = 1 << 8
 IORING_REGISTER_BUFFERS = 0
 IORING_UNREGISTER_BUFFERS = 1
 IORING_REGISTER_FILES = 2
+IORING_REGISTER_RESTRICTIONS = 11
+IORING_REGISTER_ENABLE_RINGS = 12
 IORING_OP_READ_FIXED = 4
 IORING_OP_READ = 22
 IOSQE_FIXED_FILE = 1 << 0
+# struct io_uring_restriction: kind, the operation or flags, padding. Kinds: an io_uring_register(2), an operation,
+# flags that an entry must have.
+RESTRICTION = struct.Struct("=HB13x")
+RESTRICTIONS = (
+    *((0, operation) for operation in (IORING_REGISTER_BUFFERS, IORING_UNREGISTER_BUFFERS, IORING_REGISTER_FILES)),
+    *((1, operation) for operation in (IORING_OP_READ, IORING_OP_READ_FIXED)),
+    (3, IOSQE_FIXED_FILE),
+)
 
 NEEDED_FEATURES = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG
 # opcode, flags, ioprio, fd, off, addr, len, rw_flags, user_data, buf_index, personality, splice_fd_in, 2 pads
@@ -129,16 +141,24 @@ class Ring:
         self._pushed = 0  # queued and not yet taken by the kernel
 
     def open(self) -> None:
-        """Create the ring and map it. Raises OSError: ENOSYS, EPERM, ENOMEM, EMFILE; ENOSYS when too old."""
+        """Create the ring and map it. Raises OSError: ENOSYS, EPERM, ENOMEM, EMFILE; ENOSYS or EINVAL when too old."""
         with ExitStack() as stack:
-            params = _Params()
+            params = _Params(flags=IORING_SETUP_R_DISABLED)
             self._fd = _syscall(NR_IO_URING_SETUP, self._entries, ctypes.addressof(params))
             stack.callback(os.close, self._fd)
             if params.features & NEEDED_FEATURES != NEEDED_FEATURES:
                 raise OSError(errno.ENOSYS, "the kernel's io_uring is older than Linux 5.11")
             self._params = params
+            self._bind_to_reading()
             self._map(stack)
             self._stack = stack.pop_all()
+
+    def _bind_to_reading(self) -> None:
+        """Takes effect when the ring is enabled, for as long as there is one."""
+        packed = b"".join(RESTRICTION.pack(kind, value) for kind, value in RESTRICTIONS)
+        buffer = ctypes.create_string_buffer(packed, len(packed))
+        self._register(IORING_REGISTER_RESTRICTIONS, ctypes.addressof(buffer), len(RESTRICTIONS))
+        self._register(IORING_REGISTER_ENABLE_RINGS, 0, 0)
 
     def _map(self, stack: ExitStack) -> None:
         sq, cq = self._params.sq_off, self._params.cq_off

@@ -193,9 +193,9 @@ def _memlock_note(nbytes: int) -> str:
 
 def _no_ring(error: OSError) -> BackendUnavailable:
     """Why io_uring_setup(2) failed, and what helps."""
-    if error.errno == errno.ENOSYS:
+    if error.errno in (errno.ENOSYS, errno.EINVAL):
         return BackendUnavailable(
-            f"the kernel {os.uname().release} has no io_uring that can be used (ENOSYS)",
+            f"the kernel {os.uname().release} has no io_uring that can be used ({errno.errorcode[error.errno]})",
             hint="use Linux 5.15 or later built with CONFIG_IO_URING, or 'pread'",
         )
     if error.errno in (errno.EPERM, errno.EACCES):

@@ -36,13 +36,18 @@ def test_then_the_systems_if_it_exists(system: Path) -> None:
 
 def test_without_a_runtime_directory_it_is_ones_own_in_tmp(system: Path, tmp_path: Path) -> None:
     own = tmp_path / f"nvstreamd-{os.getuid()}"
-    own.mkdir()
+    own.mkdir(0o700)
     assert address.socket_path(None, {}, system, tmp_path) == own / "nvstreamd" / "nvstreamd.sock"
 
 
 def test_a_directory_in_tmp_that_others_arranged_is_not_trusted(system: Path, tmp_path: Path) -> None:
     assert address.socket_path(None, {}, system, tmp_path) == system
-    (tmp_path / f"nvstreamd-{os.getuid()}").symlink_to(tmp_path)
+    own = tmp_path / f"nvstreamd-{os.getuid()}"
+    own.symlink_to(tmp_path)
+    assert address.socket_path(None, {}, system, tmp_path) == system
+    own.unlink()
+    own.mkdir()
+    own.chmod(0o777)
     assert address.socket_path(None, {}, system, tmp_path) == system
 
 

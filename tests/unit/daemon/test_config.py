@@ -41,6 +41,11 @@ WRONG = [
     ('[[models]]\nname = "x"', "models.0.path"),
     ('backends = ["warp"]', "backends"),
     ("backends = []", "backends"),
+    # The daemon ends whatever runs under these: never root's, nobody's or what is no uid.
+    ('engine_user = "x"\nengine_uids = { first = 0, count = 9 }', "engine_uids.first"),
+    ('engine_user = "x"\nengine_uids = { first = 65530, count = 9 }', "engine_uids"),
+    ('engine_user = "x"\nengine_uids = { first = 4294967290, count = 9 }', "engine_uids"),
+    ('engine_user = "x"\nengine_uids = { first = 70000, count = 2 }', "engine_uids.count"),
 ]
 
 
@@ -51,6 +56,11 @@ def test_a_wrong_value_names_file_and_key(tmp_path: Path, text: str, key: str) -
         load_config(path, {})
     assert str(path) in refused.value.message and f" {key}" in refused.value.message
     assert refused.value.hint
+
+
+def test_uids_of_engines_need_an_account_for_imports(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="engine_uids needs engine_user"):
+        load_config(written(tmp_path, "engine_uids = { first = 70000, count = 9 }"), {})
 
 
 def test_a_file_that_is_missing_or_no_toml_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from nvstreamd.supervisor.engine_uids import EngineUsers, Task
 from nvstreamd.supervisor.process import EngineProcess
 from nvstreamd.wire.engine_pb2 import Load, ToEngine
 
@@ -17,7 +18,7 @@ def test_a_cancelled_stop_is_cancelled_or_over() -> None:
 
 
 async def _cancel_at_each_step() -> None:
-    engine = EngineProcess()
+    engine = EngineProcess(EngineUsers(), Task.SERVE)
     await engine.start(ToEngine(load=Load()), [])
     engine.kill()
     await engine.stop()

@@ -248,3 +248,26 @@ def test_compute_threads_run_while_a_wait_is_blocked() -> None:
             sys.setswitchinterval(interval)
         worker.join(SECONDS)
     assert ran_beside_the_wait
+
+
+def test_a_ring_does_nothing_but_read_what_it_was_given(tmp_path: Path) -> None:
+    """No filter of system calls sees what a ring is asked for; whoever took over its process must not get more."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(PAGE))
+    nop, openat, socket = 0, 18, 45
+    fd = os.open(path, os.O_RDONLY)
+    ring = Ring(8)
+    ring.open()
+    with mmap.mmap(-1, PAGE) as buffer:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+        ring.register_files([fd])
+        ring.push_read(1, 0, 0, address, length=PAGE, buffer=None)
+        ring.wait(SECONDS)
+        assert ring.reap() == [(1, PAGE)]
+        for operation in (nop, openat, socket):
+            ring.push_read(2, 0, 0, address, length=0, buffer=None)
+            ring._sqes[(ring._words[ring._sq_tail] - 1 & ring._sq_mask) * 64] = operation
+            ring.wait(SECONDS)
+            assert ring.reap() == [(2, -errno.EACCES)], operation
+    ring.close()
+    os.close(fd)

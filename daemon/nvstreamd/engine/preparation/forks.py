@@ -33,7 +33,7 @@ class Worker:
     channel: socket.socket
 
     def ask(self, question: bytes) -> FromEngine:
-        """The answer to a packed Prepare. Raises NvstreamError when there is none: by a limit, by `end`, or too late."""
+        """The answer to a packed Prepare. Raises NvstreamError when there is none: a limit, `end`, or too late."""
         try:
             self.channel.sendall(frame(question))
             header = receive_exactly(self.channel, HEADER.size)

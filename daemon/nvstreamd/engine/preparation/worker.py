@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import resource
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nvstreamd.engine.walls import go_first
 from nvstreamd.errors import NvstreamError, unexpected
 from nvstreamd.wire.engine_pb2 import FromEngine, Prepare
 from nvstreamd.wire.failures import failure_of
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 MEMORY: Final = 640 << 20
 CPU_SECONDS: Final = 30
 NICE: Final = 5
-# The kernel, short of memory, ends a worker before the engine: proc_pid_oom_score_adj(5).
-FIRST_TO_GO: Final = "1000"
 
 
 def work(channel: socket.socket, encoder: Encoder) -> None:
@@ -55,8 +54,10 @@ def _confine() -> None:
     # The hard limit stays: the processes in which templates are rendered and schemas compiled have limits of their own.
     resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(NICE)
-    Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
+    with suppress(PermissionError):
+        # The service's filter denies it: workers then compete with the engine's threads as equals.
+        os.nice(NICE)
+    go_first()
 
 
 def _allow_cpu() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -97,6 +98,8 @@ class App:
             with ExitStack() as listening:
                 self._attempt("a drive that comes later is not noticed", lambda: self._listen_for_drives(listening))
                 self._spawn(self.catalog.load_configured())
+                # What is there now stays: only what comes later is looked through for garbage.
+                gc.freeze()
                 notify("READY=1")
                 await stop.wait()
             await self._drain()
@@ -127,6 +130,7 @@ class App:
             try:
                 self.catalog.tick()
                 self.admission.meter.save()
+                self.guard.let_go()
             except Exception as error:
                 log.error("looking after engines: %s", places(error))
 

@@ -148,11 +148,14 @@ def state_directory() -> Path:
 def load_config(path: Path | None, overrides: dict[str, Any]) -> Config:
     """The file's values under the command line's. Raises ConfigError naming file and key."""
     values: dict[str, Any] = {"socket": runtime_directory() / "nvstreamd.sock", "store": state_directory() / "models",
-                              "claims": state_directory() / "claims", "usage": state_directory() / "usage.json"}
+                              "claims": state_directory() / "claims"}
     try:
         if path is not None:
             values |= tomllib.loads(path.read_text())
-        return Config.model_validate(values | overrides)
+        values |= overrides
+        # Beside the models, which only the daemon and its engines write.
+        values.setdefault("usage", Path(str(values["store"])).parent / "usage.json")
+        return Config.model_validate(values)
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}", "mend the file or name another with --config") from error
     except ValidationError as error:

@@ -23,3 +23,10 @@ def give_back_large_pieces() -> bool:
         return False
     options = ((M_MMAP_THRESHOLD, MAPPED_FROM), (M_TRIM_THRESHOLD, KEPT_AT_THE_TOP), (M_ARENA_MAX, ARENAS))
     return all([set_option(option, value) == 1 for option, value in options])
+
+
+def trim() -> None:
+    """Gives free pages inside the heap back to the kernel, where the C library can: malloc_trim(3)."""
+    release = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if release is not None:
+        release(ctypes.c_size_t(0))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket as sockets
 import threading
@@ -23,6 +24,8 @@ from nvstream.v1 import inference_pb2 as inference
 from nvstream.v1 import models_pb2 as models
 from nvstream.v1.inference_pb2_grpc import InferenceStub
 from nvstream.v1.models_pb2_grpc import ModelsStub
+from nvstream.v1.status_pb2 import GetStatusRequest
+from nvstream.v1.status_pb2_grpc import StatusStub
 from support.as_user import say_ready, wait_told
 
 SECONDS = 300.0
@@ -182,8 +185,13 @@ def idle_connections(socket: str, connections: int) -> int:
     opened = []
     for _ in range(connections):
         end = sockets.socket(sockets.AF_UNIX)
-        end.settimeout(SECONDS)
-        end.connect(socket)
+        while True:
+            try:
+                end.connect(socket)
+                break
+            except BlockingIOError:
+                # Its backlog is full: whoever accepts comes to it.
+                select.select([], [], [], 0.01)
         opened.append(end)
     say_ready()
     wait_told()
@@ -225,23 +233,32 @@ def suspended_stream(socket: str, model: str) -> int:
 
 def short_request(socket: str, model: str, prompt: str = "The capital of France is", tokens: int = 1,
                   times: int = 1) -> list[dict[str, object]]:
-    """Short requests, one after the other: seconds to the first token, ids, and the error if there was one."""
+    """Short requests, one after the other: seconds and passes to the first token, ids, and the error if there was one.
+
+    Of passes the daemon hears a few times a second at least, and whenever one ends after that.
+    """
     results = []
     with channel(socket) as opened:
-        stub = InferenceStub(opened)
+        stub, status = InferenceStub(opened), StatusStub(opened)
+
+        def passes() -> int:
+            engines = status.GetStatus(GetStatusRequest(), timeout=SECONDS).engines
+            return next(engine.passes for engine in engines if engine.model.name == model)
+
         for _ in range(times):
-            start = time.monotonic()
-            first, ids, problem = None, [], ""
             options = inference.Options(max_tokens=tokens, ignore_eos=True, sampling=inference.Sampling(temperature=0))
+            request = inference.GenerateRequest(model=model, text=prompt, options=options)
+            before, start = passes(), time.monotonic()
+            first, taken, ids, problem = None, 0, [], ""
             try:
-                for event in stub.Generate(inference.GenerateRequest(model=model, text=prompt, options=options),
-                                           timeout=SECONDS):
+                for event in stub.Generate(request, timeout=SECONDS):
                     if event.HasField("delta"):
-                        first = first or time.monotonic() - start
+                        if first is None:
+                            first, taken = time.monotonic() - start, passes() - before
                         ids += event.delta.token_ids
             except grpc.RpcError as error:
                 problem = f"{error.code().name}: {error.details()}"
-            results.append({"first": first, "ids": ids, "error": problem})
+            results.append({"first": first, "passes": taken, "ids": ids, "error": problem})
     return results
 
 

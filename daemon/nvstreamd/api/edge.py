@@ -11,7 +11,6 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -60,43 +59,40 @@ class Edge(grpc.aio.ServerInterceptor):
         return grpc.stream_unary_rpc_method_handler(self._one_to_one(method, handler.unary_unary, parse), None,
                                                     serialise)
 
-    def _one_to_one(self, method: str, behaviour: Callable[[Any, Context], Awaitable[object]],
-                    parse: Parse) -> Callable[[object, Context], Awaitable[object]]:
+    def _one_to_one(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
         async def call(_: object, context: Context) -> object:
-            async with self._translated(context, method):
+            try:
                 return await behaviour(await self._enter(context, method, parse), context)
+            except Exception as error:
+                failure = _failure(error, method)
+            await abort(context, failure)
 
         return call
 
     def _one_to_many(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
         async def call(_: object, context: Context) -> AsyncIterator[Any]:
-            async with self._translated(context, method):
+            try:
                 async for response in _responses(behaviour, await self._enter(context, method, parse), context):
                     yield response
+                return
+            except Exception as error:
+                failure = _failure(error, method)
+            await abort(context, failure)
 
         return call
 
     def _streaming(self, method: str, behaviour: Behaviour) -> Behaviour:
         async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
-            async with self._translated(context, method):
+            try:
                 self.guard.admit(context, method)
                 async for response in _responses(behaviour, requests, context):
                     yield response
+                return
+            except Exception as error:
+                failure = _failure(error, method)
+            await abort(context, failure)
 
         return call
-
-    @asynccontextmanager
-    async def _translated(self, context: Context, method: str) -> AsyncIterator[None]:
-        """Ends the call by whatever error of ours comes out of it; any other is the call's failure, and in the log."""
-        try:
-            yield
-        except NvstreamError as error:
-            await abort(context, error)
-        except (grpc.aio.AbortError, grpc.RpcError):
-            raise
-        except Exception as error:
-            log.error("%s: %s", method, places(error, with_text=False))
-            await abort(context, unexpected(error, method))
 
     async def _enter(self, context: Context, method: str, parse: Parse) -> object:
         """The call's message. Raises NvstreamError when there is no share left for it, or it is none."""
@@ -123,6 +119,20 @@ class Edge(grpc.aio.ServerInterceptor):
         if not isinstance(raw, bytes):
             raise InvalidRequest("the call ended without a request", "send one message", field="request")
         return raw
+
+
+def _failure(error: Exception, method: str) -> NvstreamError:
+    """What a call ends by; an exception that is none of ours is in the log. grpcio's own are raised again.
+
+    grpcio keeps what ends a call for a while: without its traceback that does not keep the request too.
+    """
+    if isinstance(error, grpc.aio.AbortError | grpc.RpcError):
+        raise error
+    ours = unexpected(error, method)
+    if ours is not error:
+        log.error("%s: %s", method, places(error, with_text=False))
+    ours.__traceback__ = ours.__context__ = ours.__cause__ = None
+    return ours
 
 
 async def _responses(behaviour: Behaviour, request: object, context: Context) -> AsyncIterator[Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+from nvdma.heap import trim
 from nvstreamd.api.context import Context, when_over
 from nvstreamd.api.peer import Peer, of_call
 from nvstreamd.api.permissions import Permissions
@@ -20,6 +22,7 @@ MOST_BYTES = 48 << 20
 CALLS_A_SECOND, CALLS_AT_ONCE = 200, 256
 # Messages of one user that are on their way at once.
 MOST_RECEIVING = 2
+LET_GO_BYTES, LET_GO_ROUNDS = 4 << 20, 3
 
 
 class Guard:
@@ -33,6 +36,7 @@ class Guard:
         self.pace = Pace(CALLS_A_SECOND, CALLS_AT_ONCE)
         self.open_calls = 0
         self._receiving: dict[int, tuple[asyncio.Semaphore, set[object]]] = {}
+        self._received = self._rounds = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -57,7 +61,21 @@ class Guard:
 
     def charge(self, context: Context, peer: Peer, size: int) -> None:
         """Counts the bytes of a request for as long as its call is open. Raises QuotaExceeded."""
+        self._received += size
         when_over(context, self.bytes.take(peer.uid, size))
+
+    def let_go(self) -> None:
+        """Frees large requests that are over: an error refers to frames that refer to it, and so keeps what they held.
+
+        The collector itself counts objects, not bytes, and would not come for hours.
+        """
+        if self._received > LET_GO_BYTES:
+            # Of what is under way now the rest is let go later, when it has ended.
+            self._received, self._rounds = 0, LET_GO_ROUNDS
+        if self._rounds:
+            self._rounds -= 1
+            gc.collect()
+            trim()
 
     @asynccontextmanager
     async def receiving(self, peer: Peer) -> AsyncIterator[None]:

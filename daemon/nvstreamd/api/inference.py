@@ -8,7 +8,7 @@ from nvstream.v1 import inference_pb2 as public
 from nvstream.v1.inference_pb2_grpc import InferenceServicer
 from nvstreamd.api.context import Context, when_over
 from nvstreamd.api.peer import of_call
-from nvstreamd.errors import InvalidRequest, NvstreamError
+from nvstreamd.errors import InvalidRequest
 from nvstreamd.supervisor.admission import Admission
 from nvstreamd.supervisor.catalog import Catalog
 from nvstreamd.supervisor.model import ServedModel
@@ -69,10 +69,7 @@ class Inference(InferenceServicer):
         when_over(context, ticket.release)
         stream = model.submit(run, ticket.charge)
         when_over(context, lambda: model.cancel(run.id))
-        while True:
-            event = await stream.events.get()
-            if isinstance(event, NvstreamError):
-                raise event
+        async for event in stream.events:
             yield event
             if event.WhichOneof("event") == "finished":
                 return

@@ -191,6 +191,8 @@ class ServedModel:
             return await encoding.answer
         finally:
             self.cancel(call.id)
+            # Its failure refers to this frame, and so would keep the text until garbage is collected.
+            del encoding
 
     def _tell_left(self, number: int) -> None:
         self._lane.send(ToEngine(cancel=Cancel(id=number)))

@@ -44,13 +44,22 @@ class Outbox:
         self._add(event, size)
         return True
 
-    async def get(self) -> Event:
-        """The next event."""
+    def __aiter__(self) -> Outbox:
+        return self
+
+    async def __anext__(self) -> public.StreamEvent:
+        """The next event. Raises the NvstreamError that is in its place."""
         while not self._events:
             self._there.clear()
             await self._there.wait()
         event, size = self._events.popleft()
         self._bytes -= size
+        if isinstance(event, NvstreamError):
+            try:
+                raise event
+            finally:
+                # It refers to this frame: together they would stay until garbage is collected.
+                del event
         return event
 
     def _add(self, event: Event, size: int) -> None:

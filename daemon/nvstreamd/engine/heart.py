@@ -39,7 +39,7 @@ class Heart:
 
     def _beat(self) -> None:
         """Without beats the daemon takes the engine for frozen: the end of this thread is noticed by that."""
-        while not self._over.wait(BEAT_SECONDS):
+        while not self._over.is_set():
             signs = self.signs()
             since = None if signs.pass_began is None else time.monotonic() - signs.pass_began
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
@@ -48,3 +48,4 @@ class Heart:
                 self.channel.send(FromEngine(beat=beat))
             except OSError:
                 return
+            self._over.wait(BEAT_SECONDS)

@@ -16,11 +16,12 @@ from nvstreamd.wire.engine_pb2 import Encode, Failure, FromEngine, Run, ToEngine
 class Calls:
     """The open calls of the model `name`. They outlive engines: `to_hand_over` gives them to the next one.
 
-    `leave` is told the number of a stream whose client does not read.
+    `chunk` is how many tokens of prompts a pass takes; `leave` is told the number of a stream that nobody reads.
     """
 
-    def __init__(self, name: str, leave: Callable[[int], None]) -> None:
+    def __init__(self, name: str, chunk: int, leave: Callable[[int], None]) -> None:
         self.name = name
+        self._chunk = chunk
         self.streams: dict[int, Stream] = {}
         self._encodings: dict[int, Encoding] = {}
         self._records: dict[int, Record] = {}
@@ -157,11 +158,10 @@ class Calls:
             return stream.queued(f"{self.name}-{stream.run.id}", report.queued)
         record.waits = False
         if kind == "prefilled":
-            record.moved_to(report.prefilled.done)
+            record.prefilled_to(report.prefilled.done, self._chunk)
             return stream.progress(public.PHASE_PREFILL, report.prefilled.done, report.prefilled.total)
         if kind == "tokens":
-            # Behind any progress in a prompt.
-            record.moved_to((1 << 32) + len(stream.run.sent_token_ids) + len(report.tokens.delta.token_ids))
+            record.generated()
             return stream.deliver(report.tokens.delta)
         stream.finish(report.ended.finished)
         self.close(report.ended.id)

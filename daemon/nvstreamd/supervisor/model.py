@@ -51,7 +51,7 @@ class ServedModel:
         self.placement = models.Placement()
         self.stats = Stats()
         self.error = ""
-        self.calls = Calls(order.name, self._tell_left)
+        self.calls = Calls(order.name, order.command.prefill_chunk, self._tell_left)
         self._state_changed = state_changed
         self._lane = Lane(order.name, order.path, order.command, order.users, order.hardware)
         self._life: asyncio.Task[None] | None = None

@@ -27,14 +27,14 @@ def poisoned(why: str) -> PoisonedRequest:
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """What is known of one call. `progress` is how far it ever got; it `waits` while it is in the engine's queue.
+    """What is known of one call. `prefilled` is how many tokens of its prompt were computed when it was cleared last.
 
-    `since` is when the last engine died, of time.monotonic.
+    It `waits` while it is in the engine's queue. `since` is when the last engine died, of time.monotonic.
     """
 
     call: Run | Encode
     deaths: int = 0
-    progress: int = 0
+    prefilled: int = 0
     waits: bool = False
     since: float | None = None
 
@@ -43,10 +43,17 @@ class Record:
         """Whether it is to be tried alone."""
         return self.deaths >= DEATHS
 
-    def moved_to(self, progress: int) -> None:
-        """Notes how far it got; further than ever clears it."""
-        if progress > self.progress:
-            self.progress, self.deaths = progress, 0
+    def generated(self) -> None:
+        """Clears it: it got a token that it never had."""
+        self.deaths = 0
+
+    def prefilled_to(self, done: int, chunk: int) -> None:
+        """Clears it when it got clearly further than before.
+
+        What kills at a certain token is reached in chunks that are cut by the company: by two of them it would be past.
+        """
+        if done > self.prefilled + 2 * chunk:
+            self.prefilled, self.deaths = done, 0
 
     def died(self) -> None:
         """Notes that its engine died while it worked on it."""

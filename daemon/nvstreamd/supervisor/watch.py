@@ -48,14 +48,13 @@ class Watch:
         self._quiet = 0.0
         self._still = 0.0
         self._steps = -1
-        self._has_beaten = False
+        self._has_spoken = False
         self._last_tick: float | None = None
 
     def heard(self, beat: Beat | None) -> None:
         """Any report came; a beat says whether work moves as well."""
-        self._quiet = 0.0
+        self._quiet, self._has_spoken = 0.0, True
         if beat is not None:
-            self._has_beaten = True
             self.pass_seconds, self.peak_bytes = beat.pass_seconds, beat.peak_bytes
             if not beat.work or beat.steps != self._steps:
                 self._steps, self._still = beat.steps, 0.0
@@ -68,7 +67,7 @@ class Watch:
             self._still += passed
         self._last_tick = now
         limit = max(QUIET_SECONDS, EXPECTED_PASSES * expected_pass)
-        if not self._has_beaten:
+        if not self._has_spoken:
             return Stall(self._quiet, max(limit, FIRST_SIGN_SECONDS), "no sign of life")
         if self._quiet >= self._still:
             return Stall(self._quiet, limit, "no sign of life")

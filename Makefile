@@ -6,7 +6,7 @@ DESTDIR ?=
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint proto bench bench-streaming bench-kernels bench-engine bench-nvme llamacpp deb install uninstall clean setup-demo \
+.PHONY: help demo test test-fast lint proto bench bench-streaming bench-kernels bench-engine bench-nvme bench-hostile llamacpp deb install uninstall clean setup-demo \
   setup-test setup-lab setup-image lab-packages lab-kernel vm-test
 
 help: ## lists the targets
@@ -50,7 +50,7 @@ lint: setup-test ## ruff, mypy, import-linter, buf
 proto: setup-test ## makes the committed protobuf code again from proto/
 	$(VENV)/python scripts/generate_protos.py
 
-bench: bench-streaming bench-kernels bench-engine bench-nvme ## every bench; tables here, figures in build/bench/*.json
+bench: bench-streaming bench-kernels bench-engine bench-nvme bench-hostile ## every bench; tables here, figures in build/bench/*.json
 
 bench-streaming: setup-test ## bandwidth while generating against the drive alone (build/bench/streaming.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.streaming
@@ -63,6 +63,9 @@ bench-engine: setup-test llamacpp ## decode, prefill and eight users beside llam
 
 bench-nvme: setup-lab ## our NVMe queues beside fio through the kernel's driver, in a guest (build/bench/nvme.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.nvme
+
+bench-hostile: setup-test ## users beside one who stalls, floods, poisons or freezes; as root (build/bench/hostile.json)
+	PYTHONPATH=tests $(VENV)/python -m bench.hostile
 
 deb: ## a Debian package that brings all it needs (build/deb)
 	@$(PYTHON) scripts/build_deb.py

@@ -148,7 +148,9 @@ def _is_let_in(call: Iterator[inference.StreamEvent]) -> bool:
 
 
 def tokens_had(socket: str, model: str, streams: int, tokens: int, seconds: float) -> int:
-    """Tokens that a user who always has `streams` requests open gets in that time."""
+    """Tokens that a user who always has `streams` requests open gets in that time, from when the test says so."""
+    say_ready()
+    wait_told()
     end = time.monotonic() + seconds
     had = [0] * streams
 

@@ -106,6 +106,12 @@ class ModelNotReady(NvstreamError):
     status = "FAILED_PRECONDITION"
 
 
+class ModelLoaded(NvstreamError):
+    """The model is loaded, and what was asked for needs one that is not."""
+
+    status = "FAILED_PRECONDITION"
+
+
 class StorageFull(NvstreamError):
     """A write found no space."""
 

@@ -53,18 +53,18 @@ class Inference(InferenceServicer):
             call.chat.CopyFrom(request.chat)
         else:
             call.text = request.text
-        encoded = await self._model(request.model).encode(call)
+        encoded = await (await self._model(request.model)).encode(call)
         return encoded.response
 
-    def _model(self, name: str) -> ServedModel:
+    async def _model(self, name: str) -> ServedModel:
         if not name:
             raise InvalidRequest("no model is named", "nvstream models list shows them", field="model")
-        return self.catalog.ready(name)
+        return await self.catalog.ready(name)
 
     async def _stream(self, name: str, run: Run, context: Context) -> AsyncIterator[public.StreamEvent]:
         """Events until the end. A client that leaves or runs out of time frees its slot before the next pass."""
         peer = of_call(context.peer())
-        model = self._model(name)
+        model = await self._model(name)
         ticket = self.admission.admit(run, name, peer.uid, peer.gid)
         when_over(context, ticket.release)
         stream = model.submit(run, ticket.charge)

@@ -12,6 +12,8 @@ from typing import TypeVar
 
 from nvstream.v1.models_pb2 import ModelFacts
 from nvstreamd.errors import DeadlinePassed, NotFound, NvstreamError, from_wire
+from nvstreamd.weights.follow import Led, open_path
+from nvstreamd.weights.store import MANIFEST_NAME, SUFFIX
 
 # Each is a process of some 100 MiB.
 MOST_AT_ONCE = 2
@@ -22,7 +24,7 @@ REFUSAL_SECONDS = 10.0
 
 T = TypeVar("T")
 
-# Which bytes were looked at: path, inode, size and time of the last change of the file.
+# Which bytes were looked at: path, inode, size and time of the last change of the inode.
 Key = tuple[str, int, int, int]
 
 
@@ -74,9 +76,19 @@ def _keep(where: OrderedDict[Key, T], key: Key, what: T) -> None:
 
 
 def _key(path: Path) -> Key:
-    """Of a packed model the directory's own, which changes with each import."""
+    """Of a packed model its manifest's, and whose that is: a change of the owner is one of the inode.
+
+    What somebody else's link leads to is looked at with his rights alone, and again after a while.
+    """
     try:
-        found = os.stat(path)
-    except OSError as error:
-        raise NotFound(f"{path}: {error.strerror}", "look whether it is still there", field="model") from error
-    return str(path), found.st_ino, found.st_size, found.st_mtime_ns
+        fd = open_path(path / MANIFEST_NAME if path.suffix == SUFFIX else path, os.O_PATH)
+    except Led as led:
+        return str(path), led.owner, int(time.monotonic() // REFUSAL_SECONDS), 0
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "is no path"
+        raise NotFound(f"{path}: {why}", "look whether it is still there", field="model") from error
+    try:
+        found = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return str(path), found.st_ino, found.st_size, found.st_ctime_ns

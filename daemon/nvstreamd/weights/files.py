@@ -19,17 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nvstreamd.errors import BadModelFile, ModelChanged, NotFound, NvstreamError, StorageError
+from nvstreamd.weights.follow import Led, at, open_path
 
 # The name that llama.cpp's gguf-split gives its parts: NAME-00001-of-00003.gguf.
-SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<part>[0-9]{5})-of-(?P<parts>[0-9]{5})\.gguf\Z")
+SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<part>[0-9]{5})-of-(?P<parts>[0-9]{5})\.(?P<ending>(?i:gguf))\Z")
 # SCM_MAX_RIGHTS of the kernel: as many descriptors travel with one message.
 MOST_PARTS = 253
 # Directories with this ending are packed models; nothing in them is ever a link.
 PACKED_SUFFIX = ".nvs"
 PAGE = mmap.PAGESIZE
 READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-# More than anybody lays out on purpose.
-MOST_LINKS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +99,6 @@ class Elsewhere:
 OpenAs = Callable[[int, Path], int]
 
 
-def is_trusted(uid: int) -> bool:
-    """Whether its links lead where the administrator, or whose daemon it is, wants."""
-    return uid in (0, os.geteuid())
-
-
 def follow_nobody(owner: int, path: Path) -> int:
     """For OpenAs: refuses."""
     raise BadModelFile(f"{_shown(path)} is where uid {owner} wants to lead the daemon",
@@ -117,8 +111,8 @@ def open_regular(path: Path, open_as: OpenAs = follow_nobody) -> int:
     In a packed model there are no links. Raises NotFound or BadModelFile naming the path, or what `open_as` raises.
     """
     try:
-        fd = _open_in_packed(path) if path.parent.suffix == PACKED_SUFFIX else _open_link_by_link(path)
-    except _Led as led:
+        fd = _open_in_packed(path) if path.parent.suffix == PACKED_SUFFIX else open_path(path, READING)
+    except Led as led:
         return open_as(led.owner, path)
     except (OSError, ValueError) as error:
         raise refusal(path, error) from None
@@ -130,51 +124,12 @@ def open_regular(path: Path, open_as: OpenAs = follow_nobody) -> int:
     return fd
 
 
-class _Led(Exception):
-    """A link is neither root's nor ours."""
-
-    def __init__(self, owner: int) -> None:
-        super().__init__(owner)
-        self.owner = owner
-
-
 def _open_in_packed(path: Path) -> int:
+    directory = open_path(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
-        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except NotADirectoryError:
-        target = _target(path.parent)
-        if target is None:
-            raise
-        directory = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return os.open(path.name, READING | os.O_NOFOLLOW, dir_fd=directory)
+        return at(directory, path.name, READING)
     finally:
         os.close(directory)
-
-
-def _open_link_by_link(path: Path) -> int:
-    for _ in range(MOST_LINKS):
-        try:
-            return os.open(path, READING | os.O_NOFOLLOW)
-        except OSError as error:
-            if error.errno != errno.ELOOP or (target := _target(path)) is None:
-                raise
-            path = target
-    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-
-
-def _target(path: Path) -> Path | None:
-    """Where a trusted link leads, None when there is no link. Whose it is and what it says is of the same link."""
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISLNK(found.st_mode):
-            return None
-        if not is_trusted(found.st_uid):
-            raise _Led(found.st_uid)
-        return path.parent / os.readlink("", dir_fd=fd)
-    finally:
-        os.close(fd)
 
 
 def not_regular(path: Path) -> BadModelFile:
@@ -226,4 +181,4 @@ def parts_of(path: Path) -> list[Path]:
     if part != 1 or not 1 <= parts <= MOST_PARTS:
         raise BadModelFile(f"{_shown(path)} is part {part} of {parts}",
                            f"name the first part, ...-00001-of-..., of at most {MOST_PARTS}")
-    return [path.with_name(f"{split['stem']}-{n:05}-of-{parts:05}.gguf") for n in range(1, parts + 1)]
+    return [path.with_name(f"{split['stem']}-{n:05}-of-{parts:05}.{split['ending']}") for n in range(1, parts + 1)]

@@ -16,6 +16,8 @@ from nvstreamd.wire.engine_pb2 import Encode, Run
 
 MOST_MESSAGES = 1 << 14
 LONGEST_ROLE = 64
+# What clients of gRPC take unless they are told otherwise is 4 MiB.
+LARGEST_REPLY = (4 << 20) - (64 << 10)
 
 
 class Inference(InferenceServicer):
@@ -54,6 +56,9 @@ class Inference(InferenceServicer):
         else:
             call.text = request.text
         encoded = await (await self._model(request.model)).encode(call)
+        if (size := encoded.response.ByteSize()) > LARGEST_REPLY:
+            raise InvalidRequest(f"the text has {len(encoded.response.token_ids)} tokens: {size} bytes, a reply has at "
+                                 f"most {LARGEST_REPLY}", "send it in parts", field="text")
         return encoded.response
 
     async def _model(self, name: str) -> ServedModel:

@@ -18,7 +18,7 @@ from nvstreamd.supervisor.model import LoadOrder, ServedModel
 from nvstreamd.supervisor.offers import Watched
 from nvstreamd.supervisor.ways import Hardware
 from nvstreamd.text import places
-from nvstreamd.weights.placement import mib
+from nvstreamd.weights.placement import apart
 from nvstreamd.wire.engine_pb2 import Load
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,8 @@ class Catalog:
         taken = sum(served.memory for served in self.served.values())
         left = self.config.memory - taken
         if (budget or 1) > left:
-            raise BudgetTooSmall(f"{mib(budget or 1)} are asked for, {mib(max(0, left))} of `memory` are left",
+            asked, there = apart(budget or 1, max(0, left))
+            raise BudgetTooSmall(f"{asked} are asked for, {there} of `memory` are left",
                                  "unload a model, ask for less, or raise `memory` in the configuration", field="budget")
         unknown = backend is not None and backend not in self.config.backends
         if unknown:

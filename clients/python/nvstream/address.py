@@ -54,8 +54,11 @@ def _is_mine(directory: Path) -> bool:
 def target(path: Path) -> str:
     """The gRPC target of a socket; a path may hold what a URI must escape. Raises InvalidArgument."""
     if len(os.fsencode(path)) > PATH_BYTES:
-        raise InvalidArgument(f"{path} is too long for a Unix socket, which has room for {PATH_BYTES} bytes")
-    return f"unix:{quote(str(path))}"
+        raise InvalidArgument(f"{path} is too long for a Unix socket, which has room for {PATH_BYTES} bytes",
+                              hint="name a shorter path, through a symbolic link for instance")
+    if "\0" in str(path):
+        raise InvalidArgument(f"{str(path)!r} is no path")
+    return f"unix:{quote(os.fsencode(path))}"
 
 
 def channel_options() -> list[tuple[str, str | int]]:

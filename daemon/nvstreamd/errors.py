@@ -109,8 +109,8 @@ class ModelNotReady(NvstreamError):
     status = "FAILED_PRECONDITION"
 
 
-class ModelLoaded(NvstreamError):
-    """The model is loaded, and what was asked for needs one that is not."""
+class ModelBusy(NvstreamError):
+    """The model is loaded, or being imported, and what was asked for needs one that is not."""
 
     status = "FAILED_PRECONDITION"
 

@@ -9,7 +9,7 @@ from nvstream.v1 import models_pb2 as models
 from nvstream.v1.models_pb2_grpc import ModelsServicer
 from nvstreamd.api.context import Context
 from nvstreamd.api.peer import Peer, of_call
-from nvstreamd.errors import InvalidRequest, ModelLoaded
+from nvstreamd.errors import InvalidRequest, ModelBusy
 from nvstreamd.names import RULE, is_name
 from nvstreamd.supervisor.catalog import Catalog, as_message
 from nvstreamd.supervisor.jobs import PackOrder, pack
@@ -58,10 +58,10 @@ class Models(ModelsServicer):
             raise InvalidRequest(f"the configuration names another model {name}, which would hide this one",
                                  "give another name with --name", field="name")
         if name in self._importing:
-            raise InvalidRequest(f"{name} is being imported already", "wait for it", field="name")
+            raise ModelBusy(f"{name} is being imported already", "wait for it", field="name")
         served = self.catalog.served.get(name)
         if served is not None and served.state != models.MODEL_STATE_FAILED:
-            raise ModelLoaded(f"{name} is loaded", "unload it, or choose another name", field="name")
+            raise ModelBusy(f"{name} is loaded", "unload it, or choose another name", field="name")
         _check_places(request.directories, request.devices)
 
     async def _import(self, peer: Peer, source: Path, name: str,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nvstream.v1 import models_pb2 as models
 from nvstreamd.config import Config, ModelConfig
-from nvstreamd.errors import BudgetTooSmall, InvalidRequest, ModelLoaded, ModelNotReady, NotFound, NvstreamError
+from nvstreamd.errors import BudgetTooSmall, InvalidRequest, ModelBusy, ModelNotReady, NotFound, NvstreamError
 from nvstreamd.supervisor.descriptions import Descriptions
 from nvstreamd.supervisor.engine_uids import EngineUsers
 from nvstreamd.supervisor.jobs import describe
@@ -75,7 +75,7 @@ class Catalog:
     def _check_not_loaded(self, name: str) -> None:
         current = self.served.get(name)
         if current is not None and current.state != models.MODEL_STATE_FAILED:
-            raise ModelLoaded(f"model {name} is loaded already", "unload it first", field="model")
+            raise ModelBusy(f"model {name} is loaded already", "unload it first", field="model")
 
     def _new(self, name: str, path: Path, budget: int | None, kv_budget: int | None,
              backend: str | None) -> ServedModel:

@@ -92,6 +92,7 @@ class Watched:
         self.offers = Offers(dict(configured))
         self._configured = configured
         self._scanner = Scanner(directories)
+        self._found: Found | None = None
         self._looking: asyncio.Future[None] | None = None
         self._begun = float("-inf")
         self._is_late = False
@@ -127,7 +128,9 @@ class Watched:
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            offers = offers_of(self._configured, self._scanner.scan())
+            found = self._scanner.scan()
+            offers = self.offers if found == self._found else offers_of(self._configured, found)
+            self._found = found
         except Exception as error:
             # Nobody must wait for a thread that is no more.
             log.error("looking at the directories of models failed: %s", places(error))

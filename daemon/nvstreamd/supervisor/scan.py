@@ -37,11 +37,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class _Entries:
-    """What of a directory counts, as of `stamp`: names of models, of packed ones, of directories."""
+    """What of a directory counts, as of `stamp`: files of models, names of packed ones and of directories."""
 
     stamp: tuple[int, int, int]
     settled: bool
-    files: tuple[str, ...]
+    files: tuple[Path, ...]
     packed: tuple[str, ...]
     directories: tuple[str, ...]
     count: int
@@ -82,7 +82,7 @@ class Scanner:
         self._known[path] = entries = _entries(fd, path, left, known.get(path))
         left -= entries.count
         found.passed_over += entries.notes
-        found.models += [path / name for name in entries.files]
+        found.models += entries.files
         for name in entries.packed:
             _add_packed(fd, path / name, found)
         if entries.directories and not deeper:
@@ -127,8 +127,8 @@ def _entries(fd: int, path: Path, most: int, known: _Entries | None) -> _Entries
                 files.append(entry.name)
     first, lacking = _first_parts(sorted(files))
     notes = [f"{path / name} is not offered: the first part is not there" for name in lacking]
-    return _Entries(stamp, settled, tuple(first), tuple(sorted(packed)), tuple(sorted(directories)), count,
-                    tuple(notes))
+    return _Entries(stamp, settled, tuple(path / name for name in first), tuple(sorted(packed)),
+                    tuple(sorted(directories)), count, tuple(notes))
 
 
 def _first_parts(names: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -16,6 +16,8 @@ SYSTEM_SOCKET = Path("/run/nvstreamd/nvstreamd.sock")
 TEMPORARY = Path("/tmp")
 # A tokenised long prompt or a listing with every fact passes gRPC's default of 4 MiB.
 MESSAGE_BYTES = 64 << 20
+# What the daemon takes.
+REQUEST_BYTES = 16 << 20
 # Error details travel in trailers, whose default limit of 8 KiB a long list of violations passes.
 METADATA_BYTES = 64 << 10
 
@@ -70,7 +72,7 @@ def channel_options() -> list[tuple[str, str | int]]:
         ("grpc.enable_retries", 0),
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.enable_http_proxy", 0),
-        ("grpc.max_send_message_length", MESSAGE_BYTES),
+        ("grpc.max_send_message_length", REQUEST_BYTES),
         ("grpc.max_receive_message_length", MESSAGE_BYTES),
         ("grpc.max_metadata_size", METADATA_BYTES),
         # A restarted daemon is found again at once; a failed connect to a local socket costs nothing.

@@ -202,5 +202,5 @@ def _checked(field: str, make: Callable[[], T]) -> T:
 
 
 def _invalid(field: str, why: str) -> InvalidArgument:
-    why = why.encode(errors="backslashreplace").decode()[:LONGEST_REASON]
-    return InvalidArgument(f"{field}: {why}", violations=(Violation(field, why),))
+    message = f"{field}: {why.encode(errors='backslashreplace').decode()[:LONGEST_REASON]}"
+    return InvalidArgument(message, violations=(Violation(field, message),))

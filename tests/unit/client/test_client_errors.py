@@ -198,3 +198,10 @@ def test_a_request_that_is_too_large_will_be_that_tomorrow_too(driver: Driver, s
         assert caught.value.violations[0].subject == "request"
     finally:
         server.stop(None)
+
+
+def test_what_the_daemon_would_not_take_is_not_even_sent(driver: Driver, peer: Peer) -> None:
+    with pytest.raises(nvstream.InvalidArgument, match=str(16 << 20)) as caught:
+        driver.text(driver.call("generate", "m", "x" * (17 << 20)))
+    assert caught.value.violations[0].subject == "request"
+    assert peer.requests.empty()

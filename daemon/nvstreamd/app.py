@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
 import resource
 import signal
 import socket
-import tempfile
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, ExitStack
-from pathlib import Path
 
 from nvdma.heap import give_back_large_pieces
 from nvstreamd.api import server
@@ -21,6 +20,7 @@ from nvstreamd.api.guard import Guard
 from nvstreamd.api.health import Health
 from nvstreamd.api.parts import Parts
 from nvstreamd.api.permissions import Permissions
+from nvstreamd.api.upstream import private_directory
 from nvstreamd.config import Config
 from nvstreamd.errors import ConfigError, HardwareError, NvstreamError
 from nvstreamd.hardware.blocks import DriveStore
@@ -30,6 +30,7 @@ from nvstreamd.hardware.holder import ClaimHolder
 from nvstreamd.hardware.journal import Journal
 from nvstreamd.hardware.system import System
 from nvstreamd.memory import excess
+from nvstreamd.places import remove_own
 from nvstreamd.supervisor.admission import Admission
 from nvstreamd.supervisor.arrivals import Arrivals
 from nvstreamd.supervisor.catalog import Catalog
@@ -80,7 +81,9 @@ class App:
         async with AsyncExitStack() as stack:
             self.catalog.users.check()
             listener = self._listener(stack)
-            private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nvstreamd-")))
+            with ExitStack() as kept:
+                private = private_directory(kept)
+                stack.push(kept.pop_all())
             self._attempt("engines may pin little memory", allow_pinning)
             if not give_back_large_pieces():
                 self.notes.append("memory of large requests may be kept: the C library has no mallopt")
@@ -111,9 +114,11 @@ class App:
         try:
             listener = public_socket(self.config.socket)
         except OSError as error:
-            raise ConfigError(f"{self.config.socket}: {error.strerror}",
-                              "another daemon listens there, or its directory is not writable") from error
-        stack.callback(self.config.socket.unlink, missing_ok=True)
+            hint = "another daemon listens there" if error.errno == errno.EADDRINUSE else \
+                "its directory must be there, and the daemon's to write: name another with --socket"
+            raise ConfigError(f"{self.config.socket}: {error.strerror or error}", hint) from error
+        own = os.open(self.config.socket, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        stack.callback(remove_own, self.config.socket, own)
         return listener
 
     def _look_at_memory(self) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from nvstreamd.errors import ConfigError
+from nvstreamd.names import ModelName
 
 UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40, "KB": 10**3, "MB": 10**6,
          "GB": 10**9, "TB": 10**12}
@@ -41,7 +42,7 @@ class _Checked(BaseModel):
 class ModelConfig(_Checked):
     """A model that is loaded at start. `path` is a GGUF (its first part) or a packed NAME.nvs directory."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    name: ModelName
     path: Path
     budget: Size | None = None
     kv_budget: Size | None = None

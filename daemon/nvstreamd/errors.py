@@ -10,7 +10,8 @@ STATUSES = frozenset((
     "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
     "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
     "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
-))# The field of NotEnoughMemory, by which it is known behind the socket pair.
+))
+# The field of NotEnoughMemory, by which it is known behind the socket pair.
 MEMORY = "memory"
 
 
@@ -24,7 +25,9 @@ class NvstreamError(Exception):
     fatal = False
 
     def __init__(self, message: str, hint: str = "", *, field: str = "") -> None:
-        self.message = bounded(message, MESSAGE_BYTES)
+        # Errors of other trees end in their hint: nobody wants to read it twice.
+        said = message.removesuffix(f" ({hint})").removesuffix(f"; {hint}") if hint else message
+        self.message = bounded(said, MESSAGE_BYTES)
         self.hint = bounded(hint, HINT_BYTES)
         self.field = bounded(field, FIELD_BYTES)
         super().__init__(self.message)
@@ -106,6 +109,12 @@ class ModelNotReady(NvstreamError):
     status = "FAILED_PRECONDITION"
 
 
+class ModelBusy(NvstreamError):
+    """The model is loaded, or being imported, and what was asked for needs one that is not."""
+
+    status = "FAILED_PRECONDITION"
+
+
 class StorageFull(NvstreamError):
     """A write found no space."""
 
@@ -116,6 +125,13 @@ class StorageError(NvstreamError):
     """A read or a write of a model's bytes failed."""
 
     status = "UNAVAILABLE"
+    fatal = True
+
+
+class StorageRefused(NvstreamError):
+    """A place cannot be written to or read as it is: read-only, forbidden, no directory. Trying again does not help."""
+
+    status = "FAILED_PRECONDITION"
     fatal = True
 
 

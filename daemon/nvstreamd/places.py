@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from nvstreamd.config import temporary_directory
 from nvstreamd.errors import ConfigError
 
 PRIVATE, PUBLIC = 0o700, 0o755
+# sockaddr_un.sun_path, less the zero at its end: unix(7).
+PATH_BYTES = 107
 
 
 def make_room(directory: Path, temporary: Path | None = None) -> None:
@@ -25,6 +28,24 @@ def make_room(directory: Path, temporary: Path | None = None) -> None:
     for missing in [each for each in (directory, *directory.parents) if not each.exists()][::-1]:
         _make(missing, PUBLIC)
     _check_kept(directory)
+
+
+def check_length(socket: Path, hint: str) -> None:
+    """Raises ConfigError for a path that no socket can have."""
+    size = len(os.fsencode(socket))
+    if size > PATH_BYTES:
+        raise ConfigError(f"{socket} has {size} bytes, the path of a socket at most {PATH_BYTES}", hint)
+
+
+def remove_own(socket: Path, fd: int) -> None:
+    """Removes the socket that `fd` (O_PATH) was opened as, unless another daemon's is in its place by now.
+
+    While it is open no other file can have its inode.
+    """
+    with suppress(FileNotFoundError):
+        if os.path.samestat(socket.lstat(), os.fstat(fd)):
+            socket.unlink()
+    os.close(fd)
 
 
 def _make(directory: Path, mode: int) -> None:

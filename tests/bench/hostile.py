@@ -83,7 +83,8 @@ class Bench:
         """The first token of a short request behind 64 requests of 7,000 tokens of somebody else, in passes."""
         with daemon("max_queued = 128\n") as served:
             idle = self._short(served)
-            with other(HOSTILE, "place_flood", socket=str(served.socket), model=MODEL, streams=64, prompt=7000) as flood:
+            address = str(served.socket)
+            with other(HOSTILE, "place_flood", socket=address, model=MODEL, streams=64, prompt=7000) as flood:
                 flood.wait_ready()
                 beside = self._short(served)
                 flood.tell()

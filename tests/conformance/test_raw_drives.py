@@ -160,11 +160,18 @@ def test_a_stream_whose_drive_is_lost_goes_on_from_the_file(daemon: Daemon, sour
         found, placement = disturbed(daemon, "lost", budget, lose)
         assert found == expected
         assert any("kernel's driver given up" in note and "LAB0" in note for note in placement.notes), placement.notes
-        facts = source.stat()
+        facts, weights = source.stat(), source.read_bytes()
         os.utime(source, ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
+        daemon.load("lost", budget)
+        daemon.unload("lost")
+        with source.open("r+b") as file:
+            file.seek(-4096, os.SEEK_END)
+            file.write(b"\1" * 4096)
         with pytest.raises(grpc.RpcError) as error:
             daemon.load("lost", budget)
         daemon.unload("lost")
+        with source.open("r+b") as file:
+            file.write(weights)
         os.utime(source, ns=(facts.st_atime_ns, facts.st_mtime_ns))
         assert "not the file any more that the model was imported from" in str(error.value.details())
     finally:

@@ -20,9 +20,9 @@ import grpc
 import pytest
 
 from nvstream.v1 import models_pb2 as models
-from nvstreamd.errors import PermissionDenied
-from nvstreamd.supervisor.rights import is_kernels, rights_of_caller
-from nvstreamd.weights.files import Elsewhere
+from nvstreamd.errors import NvstreamError, PermissionDenied
+from nvstreamd.supervisor.rights import is_kernels, open_as_uid, rights_of_caller
+from nvstreamd.weights.files import Elsewhere, open_regular
 from nvstreamd.weights.store import files_of, sources_of
 from support.daemon import DEADLINE, Daemon, running
 from support.others import cannot, open_folder, open_python
@@ -197,3 +197,19 @@ def test_a_daemon_that_is_not_roots_opens_nothing_for_others(monkeypatch: pytest
     assert rights_of_caller(1234, 1234) is None and rights_of_caller(0, 0) is None
     with pytest.raises(PermissionDenied):
         rights_of_caller(NOBODY, NOBODY)
+
+
+def test_a_directory_of_his_that_becomes_a_link_shows_him_nothing(place: Place) -> None:
+    """A directory in the directory of models may be replaced at any moment by whoever owns it."""
+    for name in ("secret", "missing"):
+        own = place.offered / f"{name}-folder"
+        own.mkdir()
+        os.chown(own, NOBODY, NOBODY)
+        model = nobodys_model(own / f"{name}.gguf")
+        os.close(open_regular(model, open_as_uid))
+        model.unlink()
+        own.rmdir()
+        place.link(own.name, place.closed, NOBODY)
+        with pytest.raises(NvstreamError, match="Permission denied"):
+            open_regular(model, open_as_uid)
+        assert model.parent.name not in str(place.daemon.models.List(models.ListRequest()).models)

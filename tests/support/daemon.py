@@ -181,6 +181,7 @@ def running(directory: Path, *arguments: str, environment: dict[str, str] | None
 @contextmanager
 def running_on(machine: Path, directory: Path, *arguments: str) -> Iterator[Daemon]:
     """A daemon on a machine that is a tree of files (support.recorded_daemon)."""
-    environment = {"NVSTREAM_MACHINE": str(machine), "PYTHONPATH": str(TESTS)}
+    places = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {"NVSTREAM_MACHINE": str(machine), "PYTHONPATH": os.pathsep.join(places)}
     with running(directory, *arguments, environment=environment, module="support.recorded_daemon") as daemon:
         yield daemon

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from nvstream.aio import AsyncClient, AsyncImport, AsyncStream
     from nvstream.client import Client, Import, Stream
     from nvstream.errors import (
+        Aborted,
         Cancelled,
         DeadlineExceeded,
         FailedPrecondition,
@@ -42,12 +43,16 @@ if TYPE_CHECKING:
         Model,
         ModelFacts,
         ModelFormat,
+        ModelList,
         ModelState,
         Placement,
+        Priority,
+        UserShare,
     )
     from nvstream.requests import Message, Options
 
 __all__ = [
+    "Aborted",
     "Accepted",
     "AsyncClient",
     "AsyncImport",
@@ -71,6 +76,7 @@ __all__ = [
     "Model",
     "ModelFacts",
     "ModelFormat",
+    "ModelList",
     "ModelState",
     "NotFound",
     "NvstreamError",
@@ -78,6 +84,7 @@ __all__ = [
     "PermissionDenied",
     "Phase",
     "Placement",
+    "Priority",
     "Progress",
     "ResourceExhausted",
     "Stream",
@@ -86,6 +93,7 @@ __all__ = [
     "TopLogprob",
     "Unavailable",
     "Usage",
+    "UserShare",
     "Violation",
 ]
 

@@ -16,6 +16,8 @@ SYSTEM_SOCKET = Path("/run/nvstreamd/nvstreamd.sock")
 TEMPORARY = Path("/tmp")
 # A tokenised long prompt or a listing with every fact passes gRPC's default of 4 MiB.
 MESSAGE_BYTES = 64 << 20
+# What the daemon takes.
+REQUEST_BYTES = 16 << 20
 # Error details travel in trailers, whose default limit of 8 KiB a long list of violations passes.
 METADATA_BYTES = 64 << 10
 
@@ -54,8 +56,11 @@ def _is_mine(directory: Path) -> bool:
 def target(path: Path) -> str:
     """The gRPC target of a socket; a path may hold what a URI must escape. Raises InvalidArgument."""
     if len(os.fsencode(path)) > PATH_BYTES:
-        raise InvalidArgument(f"{path} is too long for a Unix socket, which has room for {PATH_BYTES} bytes")
-    return f"unix:{quote(str(path))}"
+        raise InvalidArgument(f"{path} is too long for a Unix socket, which has room for {PATH_BYTES} bytes",
+                              hint="name a shorter path, through a symbolic link for instance")
+    if "\0" in str(path):
+        raise InvalidArgument(f"{str(path)!r} is no path")
+    return f"unix:{quote(os.fsencode(path))}"
 
 
 def channel_options() -> list[tuple[str, str | int]]:
@@ -67,7 +72,7 @@ def channel_options() -> list[tuple[str, str | int]]:
         ("grpc.enable_retries", 0),
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.enable_http_proxy", 0),
-        ("grpc.max_send_message_length", MESSAGE_BYTES),
+        ("grpc.max_send_message_length", REQUEST_BYTES),
         ("grpc.max_receive_message_length", MESSAGE_BYTES),
         ("grpc.max_metadata_size", METADATA_BYTES),
         # A restarted daemon is found again at once; a failed connect to a local socket costs nothing.

@@ -15,7 +15,7 @@ import grpc
 from nvstream import address, convert, requests
 from nvstream.errors import Cancelled, NvstreamError
 from nvstream.events import Event, Finished
-from nvstream.facts import DaemonStatus, ImportProgress, Model
+from nvstream.facts import DaemonStatus, ImportProgress, Model, ModelList
 from nvstream.requests import Messages, Options
 from nvstream.sizes import Size
 from nvstream.transcript import ImportLog, Log, Transcript
@@ -173,14 +173,14 @@ class AsyncClient:
     ) -> AsyncStream:
         """Continues `prompt`, a text or token ids. Options: see `Options`."""
         request = requests.generate(model, prompt, options)
-        return AsyncStream(self._inference.Generate(request, timeout=timeout), self.socket)
+        return AsyncStream(self._inference.Generate(request, timeout=requests.seconds(timeout)), self.socket)
 
     def chat(
         self, model: str, messages: Messages, *, timeout: float | None = None, **options: Unpack[Options]
     ) -> AsyncStream:
         """Answers a conversation: Message values, or mappings with "role" and "content"."""
         request = requests.chat(model, messages, options)
-        return AsyncStream(self._inference.Chat(request, timeout=timeout), self.socket)
+        return AsyncStream(self._inference.Chat(request, timeout=requests.seconds(timeout)), self.socket)
 
     async def tokenize(
         self, model: str, given: str | Messages, *, add_special: bool = False, timeout: float | None = None
@@ -189,14 +189,14 @@ class AsyncClient:
         request = requests.tokenize(model, given, add_special)
         return list((await self._unary(self._inference.Tokenize, request, timeout)).token_ids)
 
-    async def models(self, *, timeout: float | None = None) -> list[Model]:
-        """Every model the daemon knows."""
+    async def models(self, *, timeout: float | None = None) -> ModelList:
+        """Every model the daemon knows; `notes` say of files why they are none."""
         answer = await self._unary(self._models.List, models_pb2.ListRequest(), timeout)
-        return [convert.model(one) for one in answer.models]
+        return convert.model_list(answer)
 
     async def model(self, name: str, *, timeout: float | None = None) -> Model:
         """One model, with its facts. Raises NotFound."""
-        answer = await self._unary(self._models.Get, models_pb2.GetRequest(model=name), timeout)
+        answer = await self._unary(self._models.Get, requests.get(name), timeout)
         return convert.model(answer.model)
 
     async def load(
@@ -214,7 +214,7 @@ class AsyncClient:
 
     async def unload(self, name: str, *, timeout: float | None = None) -> None:
         """Takes a model out of service."""
-        await self._unary(self._models.Unload, models_pb2.UnloadRequest(model=name), timeout)
+        await self._unary(self._models.Unload, requests.unload(name), timeout)
 
     def import_model(
         self,
@@ -230,7 +230,7 @@ class AsyncClient:
         `devices`: serial numbers of drives that its configuration names; instead of `directories`.
         """
         request = requests.import_model(source, name, directories, devices)
-        return AsyncImport(self._models.Import(request, timeout=timeout), self.socket)
+        return AsyncImport(self._models.Import(request, timeout=requests.seconds(timeout)), self.socket)
 
     async def status(self, *, timeout: float | None = None) -> DaemonStatus:
         """What runs and how well."""
@@ -251,7 +251,7 @@ class AsyncClient:
 
     async def _unary(self, method: _Unary[Q, R], request: Q, timeout: float | None) -> R:
         try:
-            return await method(request, timeout=timeout)
+            return await method(request, timeout=requests.seconds(timeout))
         except grpc.aio.AioRpcError as error:
             raise from_call(error, self.socket) from error
 

@@ -12,7 +12,7 @@ import grpc
 
 from nvstream import address, convert, requests
 from nvstream.events import Event, Finished
-from nvstream.facts import DaemonStatus, ImportProgress, Model
+from nvstream.facts import DaemonStatus, ImportProgress, Model, ModelList
 from nvstream.requests import Messages, Options
 from nvstream.sizes import Size
 from nvstream.transcript import ImportLog, Log, Transcript
@@ -151,14 +151,14 @@ class Client:
     ) -> Stream:
         """Continues `prompt`, a text or token ids. Options: see `Options`."""
         request = requests.generate(model, prompt, options)
-        return Stream(self._inference.Generate(request, timeout=timeout), self.socket)
+        return Stream(self._inference.Generate(request, timeout=requests.seconds(timeout)), self.socket)
 
     def chat(
         self, model: str, messages: Messages, *, timeout: float | None = None, **options: Unpack[Options]
     ) -> Stream:
         """Answers a conversation: Message values, or mappings with "role" and "content"."""
         request = requests.chat(model, messages, options)
-        return Stream(self._inference.Chat(request, timeout=timeout), self.socket)
+        return Stream(self._inference.Chat(request, timeout=requests.seconds(timeout)), self.socket)
 
     def tokenize(
         self, model: str, given: str | Messages, *, add_special: bool = False, timeout: float | None = None
@@ -167,14 +167,14 @@ class Client:
         request = requests.tokenize(model, given, add_special)
         return list(self._unary(self._inference.Tokenize, request, timeout).token_ids)
 
-    def models(self, *, timeout: float | None = None) -> list[Model]:
-        """Every model the daemon knows."""
+    def models(self, *, timeout: float | None = None) -> ModelList:
+        """Every model the daemon knows; `notes` say of files why they are none."""
         answer = self._unary(self._models.List, models_pb2.ListRequest(), timeout)
-        return [convert.model(one) for one in answer.models]
+        return convert.model_list(answer)
 
     def model(self, name: str, *, timeout: float | None = None) -> Model:
         """One model, with its facts. Raises NotFound."""
-        return convert.model(self._unary(self._models.Get, models_pb2.GetRequest(model=name), timeout).model)
+        return convert.model(self._unary(self._models.Get, requests.get(name), timeout).model)
 
     def load(
         self,
@@ -191,7 +191,7 @@ class Client:
 
     def unload(self, name: str, *, timeout: float | None = None) -> None:
         """Takes a model out of service."""
-        self._unary(self._models.Unload, models_pb2.UnloadRequest(model=name), timeout)
+        self._unary(self._models.Unload, requests.unload(name), timeout)
 
     def import_model(
         self,
@@ -207,7 +207,7 @@ class Client:
         `devices`: serial numbers of drives that its configuration names; instead of `directories`.
         """
         request = requests.import_model(source, name, directories, devices)
-        return Import(self._models.Import(request, timeout=timeout), self.socket)
+        return Import(self._models.Import(request, timeout=requests.seconds(timeout)), self.socket)
 
     def status(self, *, timeout: float | None = None) -> DaemonStatus:
         """What runs and how well."""
@@ -227,6 +227,6 @@ class Client:
 
     def _unary(self, method: _Unary[Q, R], request: Q, timeout: float | None) -> R:
         try:
-            return method(request, timeout=timeout)
+            return method(request, timeout=requests.seconds(timeout))
         except grpc.RpcError as error:
             raise from_call(error, self.socket) from error

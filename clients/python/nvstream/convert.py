@@ -29,8 +29,11 @@ from nvstream.facts import (
     Model,
     ModelFacts,
     ModelFormat,
+    ModelList,
     ModelState,
     Placement,
+    Priority,
+    UserShare,
 )
 from nvstream.v1 import inference_pb2, models_pb2, status_pb2
 
@@ -62,6 +65,11 @@ def import_event(message: models_pb2.ImportResponse) -> ImportProgress | Model |
     return None
 
 
+def model_list(message: models_pb2.ListResponse) -> ModelList:
+    """Every model, and what is to be said of files that are none."""
+    return ModelList((model(one) for one in message.models), message.notes)
+
+
 def model(message: models_pb2.Model) -> Model:
     """The model with whatever of facts and placement was sent."""
     return Model(
@@ -83,6 +91,7 @@ def status(message: status_pb2.GetStatusResponse) -> DaemonStatus:
         caller=Caller(message.caller.uid, message.caller.administrator),
         draining=message.draining,
         notes=tuple(message.notes),
+        shares=tuple(_share(share) for share in message.shares),
     )
 
 
@@ -177,6 +186,27 @@ def _engine(message: status_pb2.EngineStatus) -> EngineStatus:
         kv_pages_total=message.kv_pages_total,
         pid=message.pid if message.HasField("pid") else None,
         peak_weight_bytes=message.peak_weight_bytes,
+        pass_seconds=_seconds(message.pass_running) if message.HasField("pass_running") else None,
+        stall=message.stall,
+    )
+
+
+def _share(message: status_pb2.UserShare) -> UserShare:
+    return UserShare(
+        uid=message.uid,
+        weight=message.weight,
+        priority=_member(Priority, status_pb2.Priority.DESCRIPTOR, "PRIORITY_", message.priority),
+        open_calls=message.open_calls,
+        request_bytes=message.request_bytes,
+        requests=message.requests,
+        running=message.running,
+        queued=message.queued,
+        tokens_this_minute=message.tokens_this_minute,
+        tokens_today=message.tokens_today,
+        most_requests=message.most_requests if message.HasField("most_requests") else None,
+        tokens_per_minute=message.tokens_per_minute if message.HasField("tokens_per_minute") else None,
+        tokens_per_day=message.tokens_per_day if message.HasField("tokens_per_day") else None,
+        longest_context=message.longest_context if message.HasField("longest_context") else None,
     )
 
 

@@ -62,7 +62,10 @@ class PermissionDenied(NvstreamError):
 
 
 class ResourceExhausted(NvstreamError):
-    """A queue, a quota or a disk is full; try again after `retry_after` seconds."""
+    """A queue, a quota or a disk is full; try again after `retry_after` seconds, if the daemon names them.
+
+    `violations` name the quota.
+    """
 
     status = "RESOURCE_EXHAUSTED"
 
@@ -71,6 +74,12 @@ class FailedPrecondition(NvstreamError):
     """The model's or the machine's state does not allow it: not loaded, budget too small, broken file."""
 
     status = "FAILED_PRECONDITION"
+
+
+class Aborted(NvstreamError):
+    """Engines died whenever this request was there, so it is not tried again. Others go on."""
+
+    status = "ABORTED"
 
 
 class Unavailable(NvstreamError):

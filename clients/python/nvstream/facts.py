@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -77,6 +78,14 @@ class Model:
     error: str
 
 
+class ModelList(list[Model]):
+    """Models. `notes`: names that two of them have, files that are not offered, imports that have not finished."""
+
+    def __init__(self, models: Iterable[Model] = (), notes: Iterable[str] = ()) -> None:
+        super().__init__(models)
+        self.notes = tuple(notes)
+
+
 @dataclass(frozen=True, slots=True)
 class ImportProgress:
     """How far an import is, in bytes. `bytes_resumed` were written by an earlier attempt and verified."""
@@ -96,7 +105,11 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """What one engine does now and has done since its model was loaded. `pid`: None while there is none."""
+    """What one engine does now and has done since its model was loaded. `pid`: None while there is none.
+
+    `pass_seconds`: for how long the pass has been running that runs, None between passes. `stall`: what does not come
+    to its end, and for how long; empty while the engine is well.
+    """
 
     model: Model
     running: int
@@ -109,13 +122,48 @@ class EngineStatus:
     kv_pages_total: int
     pid: int | None
     peak_weight_bytes: int
+    pass_seconds: float | None
+    stall: str
+
+
+class Priority(StrEnum):
+    """Whether a user's requests wait for all others' (BATCH)."""
+
+    UNSPECIFIED = "unspecified"
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class UserShare:
+    """What a user has of the daemon now, and may have; None is no limit.
+
+    A busy engine gives a user of `weight` 2 twice as much as one of 1. `requests` are open, of them `running` in the
+    passes of an engine and `queued` for their turn. Tokens are of prompts and answers; `longest_context` is in tokens.
+    """
+
+    uid: int
+    weight: float
+    priority: Priority
+    open_calls: int
+    request_bytes: int
+    requests: int
+    most_requests: int | None
+    running: int
+    queued: int
+    tokens_this_minute: int
+    tokens_per_minute: int | None
+    tokens_today: int
+    tokens_per_day: int | None
+    longest_context: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
     """The daemon's version, uptime in seconds, engines, and whether it is shutting down (`draining`).
 
-    `notes`: what it does without on its machine, and why.
+    `notes`: what it does without on its machine, and why. `shares`: the caller's own, then, for an administrator,
+    everybody else's.
     """
 
     version: str
@@ -124,3 +172,4 @@ class DaemonStatus:
     caller: Caller
     draining: bool
     notes: tuple[str, ...]
+    shares: tuple[UserShare, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,9 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from nvstream.address import MESSAGE_BYTES
 from nvstream.errors import (
+    Aborted,
     Cancelled,
     DeadlineExceeded,
     FailedPrecondition,
@@ -33,6 +36,8 @@ _BY_CODE: dict[grpc.StatusCode, type[NvstreamError]] = {
     grpc.StatusCode.UNAUTHENTICATED: PermissionDenied,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
     grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.ALREADY_EXISTS: FailedPrecondition,
+    grpc.StatusCode.ABORTED: Aborted,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: Cancelled,
@@ -48,6 +53,8 @@ _CONNECT_FAILURES = (
 )
 _START = "start the daemon (systemctl start nvstreamd, or nvstreamd), or set NVSTREAM_SOCKET or --socket"
 _BROKEN = ("Socket closed", "Stream removed", "Connection reset", "Broken pipe")
+# Of gRPC itself, at either end: the size of a message, and how much was allowed.
+_TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\.? (\d+)\)")
 _ASK_AGAIN = "its log says why (journalctl -u nvstreamd); nothing is repeated by itself, so ask again"
 
 
@@ -79,6 +86,8 @@ def from_call(call: FailedCall, socket: Path) -> NvstreamError:
     """The exception for a call that ended with a status other than OK; `socket` is where it was dialled."""
     code, message = call.code(), call.details() or ""
     found = _unpack(call)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (sizes := _TOO_LARGE.search(message)):
+        return _too_large(int(sizes[1]), int(sizes[2]))
     if found.hint:
         # The daemon repeats the hint in the message, for clients that unpack no details.
         message = message.removesuffix(f" ({found.hint})")
@@ -95,6 +104,14 @@ def from_call(call: FailedCall, socket: Path) -> NvstreamError:
     # Several codes share a class; the name on the wire is kept.
     error.status = code.name
     return error
+
+
+def _too_large(size: int, most: int) -> NvstreamError:
+    """gRPC says the same of a queue that is full; but this will not fit the next time either."""
+    if most == MESSAGE_BYTES:
+        return Internal(f"the daemon's answer has {size} bytes, more than the {most} that this client takes")
+    why = f"the request has {size} bytes, the daemon takes {most}"
+    return InvalidArgument(why, hint="send less", violations=(Violation("request", why),))
 
 
 def _unreachable(message: str, socket: Path) -> tuple[str, str]:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # From the permission to send a message to its last byte.
 RECEIVE_SECONDS = 30.0
+# A prompt of a million tokens fits; what is larger is refused before it is parsed.
+LARGEST_MESSAGE = 16 << 20
 
 Handler = Any
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
@@ -118,6 +120,9 @@ class Edge(grpc.aio.ServerInterceptor):
                                      "send it faster, or less of it") from None
         if not isinstance(raw, bytes):
             raise InvalidRequest("the call ended without a request", "send one message", field="request")
+        if len(raw) > LARGEST_MESSAGE:
+            raise InvalidRequest(f"the request has {len(raw)} bytes, more than {LARGEST_MESSAGE}", "send less",
+                                 field="request")
         return raw
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from nvstreamd.api.peer import Peer, credentials, upstream_name
 from nvstreamd.errors import QuotaExceeded
-from nvstreamd.places import make_room
+from nvstreamd.places import check_length, make_room
 from nvstreamd.supervisor.pace import Pace
 from nvstreamd.supervisor.pools import Pool
 
@@ -34,8 +34,10 @@ END_SECONDS = 1.0
 def public_socket(path: Path) -> socket.socket:
     """A listening socket at `path` that every user may connect to; a stale one is replaced.
 
-    Raises OSError (EADDRINUSE) when a daemon already listens there, ConfigError where others could take it away.
+    Raises OSError (EADDRINUSE) when a daemon already listens there, ConfigError where others could take it away, or
+    where no socket can be for the length of the path.
     """
+    check_length(path, "name a shorter one with --socket")
     make_room(path.parent)
     # Anything that is no socket stays, and bind(2) refuses: the daemon is root and a typing error is soon made.
     if path.is_socket():

@@ -16,6 +16,8 @@ from nvstreamd.wire.engine_pb2 import Encode, Run
 
 MOST_MESSAGES = 1 << 14
 LONGEST_ROLE = 64
+# What clients of gRPC take unless they are told otherwise is 4 MiB.
+LARGEST_REPLY = (4 << 20) - (64 << 10)
 
 
 class Inference(InferenceServicer):
@@ -53,18 +55,21 @@ class Inference(InferenceServicer):
             call.chat.CopyFrom(request.chat)
         else:
             call.text = request.text
-        encoded = await self._model(request.model).encode(call)
+        encoded = await (await self._model(request.model)).encode(call)
+        if (size := encoded.response.ByteSize()) > LARGEST_REPLY:
+            raise InvalidRequest(f"the text has {len(encoded.response.token_ids)} tokens: {size} bytes, a reply has at "
+                                 f"most {LARGEST_REPLY}", "send it in parts", field="text")
         return encoded.response
 
-    def _model(self, name: str) -> ServedModel:
+    async def _model(self, name: str) -> ServedModel:
         if not name:
             raise InvalidRequest("no model is named", "nvstream models list shows them", field="model")
-        return self.catalog.ready(name)
+        return await self.catalog.ready(name)
 
     async def _stream(self, name: str, run: Run, context: Context) -> AsyncIterator[public.StreamEvent]:
         """Events until the end. A client that leaves or runs out of time frees its slot before the next pass."""
         peer = of_call(context.peer())
-        model = self._model(name)
+        model = await self._model(name)
         ticket = self.admission.admit(run, name, peer.uid, peer.gid)
         when_over(context, ticket.release)
         stream = model.submit(run, ticket.charge)

@@ -9,10 +9,13 @@ from nvstream.v1 import models_pb2 as models
 from nvstream.v1.models_pb2_grpc import ModelsServicer
 from nvstreamd.api.context import Context
 from nvstreamd.api.peer import Peer, of_call
-from nvstreamd.errors import InvalidRequest
-from nvstreamd.supervisor.catalog import NAME, Catalog, as_message, model_name
+from nvstreamd.errors import InvalidRequest, ModelBusy
+from nvstreamd.names import RULE, is_name
+from nvstreamd.supervisor.catalog import Catalog, as_message
 from nvstreamd.supervisor.jobs import PackOrder, pack
+from nvstreamd.supervisor.offers import name_of
 from nvstreamd.supervisor.rights import rights_of_caller
+from nvstreamd.weights.store import SUFFIX
 
 
 class Models(ModelsServicer):
@@ -25,7 +28,7 @@ class Models(ModelsServicer):
     async def List(self, request: models.ListRequest,
                    context: Context) -> models.ListResponse:
         """Every model the daemon knows."""
-        return models.ListResponse(models=self.catalog.all())
+        return models.ListResponse(models=await self.catalog.all(), notes=self.catalog.offered.notes)
 
     async def Get(self, request: models.GetRequest,
                   context: Context) -> models.GetResponse:
@@ -36,7 +39,7 @@ class Models(ModelsServicer):
                      context: Context) -> AsyncIterator[models.ImportResponse]:
         """Packs a GGUF, with progress."""
         source = Path(request.source)
-        name = request.name if request.HasField("name") else model_name(source)
+        name = request.name if request.HasField("name") else name_of(source)
         self._check_import(source, name, request)
         self._importing.add(name)
         try:
@@ -48,13 +51,17 @@ class Models(ModelsServicer):
     def _check_import(self, source: Path, name: str, request: models.ImportRequest) -> None:
         if not source.is_absolute():
             raise InvalidRequest(f"source {str(source)[:200]!r} is not absolute", "give the whole path", field="source")
-        if NAME.fullmatch(name) is None:
-            raise InvalidRequest(f"{name[:80]!r} is no model name", "letters, digits, '.', '_' and '-'", field="name")
+        if not is_name(name):
+            raise InvalidRequest(f"{name[:80]!r} is no model name", f"give one with --name: {RULE}", field="name")
+        home = self.catalog.config.store / f"{name}{SUFFIX}"
+        if any(model.name == name and model.path != home for model in self.catalog.config.models):
+            raise InvalidRequest(f"the configuration names another model {name}, which would hide this one",
+                                 "give another name with --name", field="name")
         if name in self._importing:
-            raise InvalidRequest(f"{name} is being imported already", "wait for it", field="name")
+            raise ModelBusy(f"{name} is being imported already", "wait for it", field="name")
         served = self.catalog.served.get(name)
         if served is not None and served.state != models.MODEL_STATE_FAILED:
-            raise InvalidRequest(f"{name} is loaded", "unload it, or choose another name", field="name")
+            raise ModelBusy(f"{name} is loaded", "unload it, or choose another name", field="name")
         _check_places(request.directories, request.devices)
 
     async def _import(self, peer: Peer, source: Path, name: str,

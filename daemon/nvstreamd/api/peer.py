@@ -46,6 +46,10 @@ def upstream_name(peer: Peer, number: int) -> str:
     return f"u{peer.uid}-g{peer.gid}-{number}.peer"
 
 
+# Of the last of a great many connections.
+LONGEST_NAME = len(upstream_name(Peer((1 << 32) - 1, (1 << 32) - 1), 10**12))
+
+
 def of_call(grpc_peer: str) -> Peer:
     """The caller of a gRPC call, from context.peer(). Raises PermissionDenied when the front did not name it."""
     match = NAME.search(unquote(grpc_peer).rpartition("/")[2])

@@ -34,7 +34,8 @@ def details_of(error: NvstreamError) -> list[Message]:
     if error.status == "RESOURCE_EXHAUSTED":
         full = error_details_pb2.QuotaFailure.Violation(subject=error.field, description=error.message)
         found.append(error_details_pb2.QuotaFailure(violations=[full]))
-    if error.status in RETRY_SECONDS:
+    # A full disk is not a quota, which is named, and does not get better by itself.
+    if error.status == "UNAVAILABLE" or (error.status == "RESOURCE_EXHAUSTED" and error.field):
         seconds = getattr(error, "retry_seconds", RETRY_SECONDS[error.status])
         delay = Duration()
         delay.FromTimedelta(timedelta(seconds=seconds))

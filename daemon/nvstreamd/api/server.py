@@ -15,7 +15,7 @@ from nvstream.v1 import inference_pb2, models_pb2, status_pb2
 from nvstream.v1.inference_pb2_grpc import add_InferenceServicer_to_server
 from nvstream.v1.models_pb2_grpc import add_ModelsServicer_to_server
 from nvstream.v1.status_pb2_grpc import add_StatusServicer_to_server
-from nvstreamd.api.edge import Edge
+from nvstreamd.api.edge import LARGEST_MESSAGE, Edge
 from nvstreamd.api.guard import MOST_CALLS
 from nvstreamd.api.inference import Inference
 from nvstreamd.api.models import Models
@@ -24,10 +24,10 @@ from nvstreamd.api.status import Status
 
 log = logging.getLogger(__name__)
 
-# A prompt of a million tokens fits; what is larger is refused before it is parsed.
-LARGEST_MESSAGE = 16 << 20
+# What is larger than the edge takes, but not by much, is refused by the edge, which says why; the rest by gRPC.
+LARGEST_RECEIVED = LARGEST_MESSAGE + (2 << 20)
 # Without probing for bandwidth a stream that nobody reads yet may bring 64 KiB, not megabytes.
-OPTIONS = (("grpc.max_receive_message_length", LARGEST_MESSAGE), ("grpc.http2.bdp_probe", 0),
+OPTIONS = (("grpc.max_receive_message_length", LARGEST_RECEIVED), ("grpc.http2.bdp_probe", 0),
            ("grpc.max_concurrent_streams", 2 * MOST_CALLS))
 STOP_SECONDS = 1.0
 

@@ -33,7 +33,7 @@ class Status(StatusServicer):
             engines=[engine_status(served) for served in self.parts.catalog.served.values()],
             caller=status.Caller(uid=peer.uid, administrator=guard.permissions.is_administrator(peer)),
             draining=guard.draining,
-            notes=self.parts.notes,
+            notes=[*self.parts.notes, *self.parts.catalog.offered.notes],
             shares=self._shares(peer),
         )
         response.uptime.FromTimedelta(timedelta(seconds=time.monotonic() - self._started))

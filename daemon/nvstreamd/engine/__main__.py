@@ -85,12 +85,15 @@ def _pack(channel: Channel, command: Pack, files: list[OpenFile], blocks: list[O
     from nvstream.v1.models_pb2 import ImportProgress
     from nvstreamd.engine.describe import facts, read_model
     from nvstreamd.engine.packing import GivenDrives, targets_of
+    from nvstreamd.engine.prompts import load_tokenizer
     from nvstreamd.weights.drive_files import open_files
     from nvstreamd.weights.importer import Importer, Progress
     from nvstreamd.weights.store import files_of
     from nvstreamd.wire.engine_pb2 import Described, FromEngine, PackProgress
 
     model = read_model(files)
+    # What could not be loaded afterwards is refused before gigabytes are written.
+    load_tokenizer(files[0].path, model.manifest.metadata, model.hyper.vocabulary)
 
     def report(progress: Progress) -> None:
         message = ImportProgress(bytes_done=progress.done, bytes_total=progress.total, bytes_resumed=progress.resumed)

@@ -31,7 +31,7 @@ from nvstreamd.kernels.select import choose
 from nvstreamd.memory import Bound, tightest
 from nvstreamd.weights.embedding import EmbeddingRows
 from nvstreamd.weights.manifest import ALIGNMENT, Segment
-from nvstreamd.weights.placement import Plan, Rates, check_budget, mib, minimum_budget, plan
+from nvstreamd.weights.placement import Plan, Rates, apart, check_budget, mib, minimum_budget, plan
 from nvstreamd.weights.slots import Slots
 from nvstreamd.weights.streamer import Streamer
 
@@ -87,8 +87,9 @@ def kv_page_count(model: ModelFile, kv_budget: int) -> int:
     """Pages of KV cache that the budget holds. Raises BudgetTooSmall when not even one."""
     page = PAGE_TOKENS * bytes_per_token(model.hyper)
     if kv_budget < page:
-        raise BudgetTooSmall(f"a KV budget of {mib(kv_budget)} is too small",
-                             f"one page of {PAGE_TOKENS} tokens takes {mib(page)}", field="kv_budget")
+        given, least = apart(kv_budget, page)
+        raise BudgetTooSmall(f"a KV budget of {given} is too small", f"one page of {PAGE_TOKENS} tokens takes {least}",
+                             field="kv_budget")
     most = -(-model.hyper.context // PAGE_TOKENS) * 64
     return min(kv_budget // page, most)
 
@@ -120,7 +121,7 @@ def load(model: ModelFile, wishes: Wishes, stack: ExitStack) -> Loaded:
         block = min(BLOCK, selection.backend.facts.max_read)
         compute = compute_rate(selection.backend, model, arena, kernels.ops, block)
     except DmaError as error:
-        raise StorageError(str(error), error.hint) from error
+        raise StorageError(error.what, error.hint) from error
     rates = Rates(read, compute)
     in_flight = block * selection.backend.facts.depth
     chosen = plan(sizes_of(model), model.manifest.constants.nbytes, arena.nbytes, in_flight, rates)

@@ -32,7 +32,7 @@ def serve(channel: Channel, command: Load, files: Sequence[OpenFile], drives: Cl
     tokenizer = load_tokenizer(files[0].path, model.manifest.metadata, model.hyper.vocabulary)
     encoder = Encoder(model.manifest.metadata, tokenizer)
     # Before there are weights, threads and a heart: a worker has none of them.
-    forks = Forks(lambda asked: work(asked, encoder))
+    forks = Forks(lambda asked, costly: work(asked, encoder, costly))
     forks.start(stack)
     heart = Heart(channel, lambda: Signs(0, work=False))
     heart.start(stack)

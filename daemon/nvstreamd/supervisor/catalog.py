@@ -4,38 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from nvstream.v1 import models_pb2 as models
 from nvstreamd.config import Config, ModelConfig
-from nvstreamd.errors import BudgetTooSmall, InvalidRequest, ModelNotReady, NotFound, NvstreamError
+from nvstreamd.errors import BudgetTooSmall, InvalidRequest, ModelBusy, ModelNotReady, NotFound, NvstreamError
 from nvstreamd.supervisor.descriptions import Descriptions
 from nvstreamd.supervisor.engine_uids import EngineUsers
 from nvstreamd.supervisor.jobs import describe
 from nvstreamd.supervisor.model import LoadOrder, ServedModel
+from nvstreamd.supervisor.offers import Watched
 from nvstreamd.supervisor.ways import Hardware
 from nvstreamd.text import places
-from nvstreamd.weights.files import SPLIT_NAME
-from nvstreamd.weights.placement import mib
-from nvstreamd.weights.store import SUFFIX
+from nvstreamd.weights.placement import apart
 from nvstreamd.wire.engine_pb2 import Load
 
 log = logging.getLogger(__name__)
 
 # What an engine has to end by itself when the daemon ends.
 AT_ONCE_SECONDS = 0.5
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
-
-def model_name(path: Path) -> str:
-    """The name under which a file or a packed directory is offered."""
-    split = SPLIT_NAME.match(path.name)
-    return split["stem"] if split else path.stem
-
 
 class Catalog:
     """Models by name: configured ones, those in the configured directories, those in the store."""
@@ -46,33 +35,27 @@ class Catalog:
         self.users = EngineUsers(config.engine_user, config.engine_uids)
         self.served: dict[str, ServedModel] = {}
         self._configured: dict[str, ServedModel] = {}
+        self.offered = Watched([(model.name, model.path) for model in config.models],
+                               (config.store, *config.model_directories))
         self._state_changed = state_changed
         self._descriptions = Descriptions(lambda path: describe(path, hardware.blocks, self.users))
 
-    def paths(self) -> dict[str, Path]:
-        """{name: path} of everything that could be loaded now; configured names win."""
-        found: dict[str, Path] = {}
-        for directory in (self.config.store, *self.config.model_directories):
-            for path in sorted(directory.glob("*")) if directory.is_dir() else []:
-                split = SPLIT_NAME.match(path.name)
-                first = split is None or int(split["part"]) == 1
-                if first and path.suffix in (".gguf", SUFFIX) and NAME.fullmatch(model_name(path)):
-                    found[model_name(path)] = path
-        return found | {model.name: model.path for model in self.config.models}
+    async def path(self, name: str) -> Path:
+        """Where that model lies. Raises NotFound, or ModelNotReady for an import that has not finished."""
+        offers = await self.offered.look()
+        path = offers.paths.get(name)
+        if path is not None:
+            return path
+        if name in offers.unfinished:
+            raise ModelNotReady(f"the import of {name} has not finished", "run it again: it resumes where it stopped")
+        known = ", ".join(sorted(offers.paths)) or "none"
+        raise NotFound(f"there is no model {name[:80]!r}", f"known: {known}", field="model")
 
-    def path(self, name: str) -> Path:
-        """Where that model lies. Raises NotFound."""
-        path = self.paths().get(name)
-        if path is None:
-            known = ", ".join(sorted(self.paths())) or "none"
-            raise NotFound(f"there is no model {name[:80]!r}", f"known: {known}", field="model")
-        return path
-
-    def ready(self, name: str) -> ServedModel:
+    async def ready(self, name: str) -> ServedModel:
         """The loaded model of that name. Raises NotFound or ModelNotReady."""
         served = self.served.get(name)
         if served is None:
-            self.path(name)
+            await self.path(name)
             raise ModelNotReady(f"model {name} is not loaded", f"administrators load it: nvstream models load {name}")
         if served.state == models.MODEL_STATE_FAILED:
             raise ModelNotReady(f"model {name} failed: {served.error}", "load it again once the cause is mended")
@@ -83,15 +66,21 @@ class Catalog:
 
         A model that could not be loaded stays listed as FAILED, with the reason, until it is loaded or unloaded.
         """
-        served = self._new(name, budget, kv_budget, backend)
+        self._check_not_loaded(name)
+        path = await self.path(name)
+        served = self._new(name, path, budget, kv_budget, backend)
         await served.load()
         return served
 
-    def _new(self, name: str, budget: int | None, kv_budget: int | None, backend: str | None) -> ServedModel:
+    def _check_not_loaded(self, name: str) -> None:
         current = self.served.get(name)
         if current is not None and current.state != models.MODEL_STATE_FAILED:
-            raise InvalidRequest(f"model {name} is loaded already", "unload it first", field="model")
-        served = ServedModel(self._order(name, budget, kv_budget, backend), self._state_changed)
+            raise ModelBusy(f"model {name} is loaded already", "unload it first", field="model")
+
+    def _new(self, name: str, path: Path, budget: int | None, kv_budget: int | None,
+             backend: str | None) -> ServedModel:
+        self._check_not_loaded(name)
+        served = ServedModel(self._order(name, path, budget, kv_budget, backend), self._state_changed)
         self.served[name] = served
         return served
 
@@ -110,7 +99,7 @@ class Catalog:
 
     async def _load_configured(self, model: ModelConfig) -> None:
         try:
-            served = self._new(model.name, model.budget, model.kv_budget, None)
+            served = self._new(model.name, model.path, model.budget, model.kv_budget, None)
             self._configured[model.name] = served
             await served.load()
         except NvstreamError as error:
@@ -144,25 +133,27 @@ class Catalog:
         served = self.served.get(name)
         if served is not None:
             return as_message(served)
-        path = self.path(name)
+        path = await self.path(name)
         facts = await self._descriptions.of(path)
         return models.Model(name=name, path=str(path), state=models.MODEL_STATE_UNLOADED, facts=facts)
 
-    def all(self) -> list[models.Model]:
+    async def all(self) -> list[models.Model]:
         """Every model, loaded ones with their facts."""
+        offers = await self.offered.look()
         loaded = {name: as_message(served) for name, served in self.served.items()}
         others = {
             name: models.Model(name=name, path=str(path), state=models.MODEL_STATE_UNLOADED)
-            for name, path in self.paths().items()
+            for name, path in offers.paths.items()
         }
         return [model for _, model in sorted((others | loaded).items())]
 
-    def _order(self, name: str, budget: int | None, kv_budget: int | None, backend: str | None) -> LoadOrder:
-        path = self.path(name)
+    def _order(self, name: str, path: Path, budget: int | None, kv_budget: int | None,
+               backend: str | None) -> LoadOrder:
         taken = sum(served.memory for served in self.served.values())
         left = self.config.memory - taken
         if (budget or 1) > left:
-            raise BudgetTooSmall(f"{mib(budget or 1)} are asked for, {mib(max(0, left))} of `memory` are left",
+            asked, there = apart(budget or 1, max(0, left))
+            raise BudgetTooSmall(f"{asked} are asked for, {there} of `memory` are left",
                                  "unload a model, ask for less, or raise `memory` in the configuration", field="budget")
         unknown = backend is not None and backend not in self.config.backends
         if unknown:

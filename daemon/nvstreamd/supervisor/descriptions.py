@@ -23,7 +23,7 @@ REFUSAL_SECONDS = 10.0
 
 T = TypeVar("T")
 
-# Which bytes were looked at: path and, of a plain file, inode, size and time of its last change.
+# Which bytes were looked at: path and, of a plain file, inode, size and time of the last change of that.
 Key = tuple[str, int, int, int]
 
 
@@ -85,4 +85,4 @@ def _key(path: Path) -> tuple[Key, bool]:
         raise NotFound(f"{path}: {error.strerror}", "look whether it is still there", field="model") from error
     if not stat.S_ISREG(found.st_mode):
         return (str(path), 0, 0, 0), False
-    return (str(path), found.st_ino, found.st_size, found.st_mtime_ns), True
+    return (str(path), found.st_ino, found.st_size, found.st_ctime_ns), True

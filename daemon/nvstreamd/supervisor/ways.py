@@ -108,7 +108,9 @@ class Origin:
         paths, sources = sources_of(self.path)
         files = open_all(paths, stack, open_as_uid)
         for file, source in zip(files, sources, strict=True):
-            if (file.size, file.mtime_ns, file.inode) != (source.size, source.mtime_ns, source.inode):
+            same = (file.size, file.inode) == (source.size, source.inode)
+            untouched = file.mtime_ns == source.mtime_ns
+            if not same or not (untouched or (source.sample and file.sample == source.sample)):
                 raise ModelChanged(f"{file.path} is not the file any more that the model was imported from",
                                    "import the model again")
         return Opening(files)

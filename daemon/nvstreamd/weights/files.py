@@ -14,22 +14,31 @@ import os
 import re
 import stat
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 
 from nvstreamd.errors import BadModelFile, ModelChanged, NotFound, NvstreamError, StorageError
+from nvstreamd.weights.follow import Led, at, open_path
 
 # The name that llama.cpp's gguf-split gives its parts: NAME-00001-of-00003.gguf.
-SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<part>[0-9]{5})-of-(?P<parts>[0-9]{5})\.gguf\Z")
+SPLIT_NAME = re.compile(r"^(?P<stem>.+)-(?P<part>[0-9]{5})-of-(?P<parts>[0-9]{5})\.(?P<ending>(?i:gguf))\Z")
 # SCM_MAX_RIGHTS of the kernel: as many descriptors travel with one message.
 MOST_PARTS = 253
 # Directories with this ending are packed models; nothing in them is ever a link.
 PACKED_SUFFIX = ".nvs"
 PAGE = mmap.PAGESIZE
+SAMPLE_ENDS, SAMPLE_PAGES = 1 << 16, 64
 READING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-# More than anybody lays out on purpose.
-MOST_LINKS = 8
+
+
+@dataclass(slots=True)
+class Noted:
+    """What is known of an open file's bytes: a sample, and the last modification time that did not change it."""
+
+    sample: str | None = None
+    mtime_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +53,34 @@ class OpenFile:
     size: int
     mtime_ns: int
     inode: int
+    noted: Noted = field(default_factory=Noted, kw_only=True, compare=False)
 
     def check_unchanged(self) -> None:
+        """Raises ModelChanged when its bytes are not what they were.
+
+        They are looked at only after a new modification time, which a mere touch gives too: see `sample_of`.
+        """
+        now = os.fstat(self.fd)
+        if now.st_size == self.size and now.st_mtime_ns in (self.mtime_ns, self.noted.mtime_ns):
+            return
+        if now.st_size != self.size or self.sample is None or sample_of(self) != self.sample:
+            raise self._changed(now.st_size)
+        self.noted.mtime_ns = now.st_mtime_ns
+
+    def check_untouched(self) -> None:
         """Raises ModelChanged when size or modification time are not what they were."""
         now = os.fstat(self.fd)
         if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
-            raise ModelChanged(
-                f"{self.path} changed while the model was in use ({self.size} bytes then, {now.st_size} now)",
-                "unload the model, restore or re-import the file, load it again",
-            )
+            raise self._changed(now.st_size)
+
+    @property
+    def sample(self) -> str | None:
+        """What `sample_of` said when it was opened; None for a device, or what could not be read."""
+        return self.noted.sample
+
+    def _changed(self, size: int) -> ModelChanged:
+        return ModelChanged(f"{self.path} changed while the model was in use ({self.size} bytes then, {size} now)",
+                            "unload the model, restore or re-import the file, load it again")
 
     def read(self, count: int, offset: int) -> bytes:
         """`count` bytes at `offset`, fewer at the file's end. Raises StorageError naming file and offset.
@@ -85,7 +113,24 @@ def adopt(fd: int, path: str) -> OpenFile:
     """Facts about a descriptor that is already open."""
     facts = os.fstat(fd)
     # fstat says 0 of a block device. Every read here names its offset: nobody misses the position.
-    return OpenFile(fd, path, os.lseek(fd, 0, os.SEEK_END), facts.st_mtime_ns, facts.st_ino)
+    file = OpenFile(fd, path, os.lseek(fd, 0, os.SEEK_END), facts.st_mtime_ns, facts.st_ino)
+    if stat.S_ISREG(facts.st_mode):
+        with suppress(StorageError):
+            file.noted.sample = sample_of(file)
+    return file
+
+
+def sample_of(file: OpenFile) -> str:
+    """A digest of a file's first and last 64 KiB and of 64 pages in between. Raises StorageError.
+
+    Whoever writes a model anew cannot miss all of these; it says nothing of a change that somebody means to hide.
+    """
+    digest = blake2b(digest_size=16)
+    digest.update(file.read(SAMPLE_ENDS, 0))
+    for number in range(1, SAMPLE_PAGES + 1):
+        digest.update(file.read(PAGE, file.size * number // (SAMPLE_PAGES + 1) // PAGE * PAGE))
+    digest.update(file.read(SAMPLE_ENDS, max(0, file.size - SAMPLE_ENDS)))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +145,6 @@ class Elsewhere:
 OpenAs = Callable[[int, Path], int]
 
 
-def is_trusted(uid: int) -> bool:
-    """Whether its links lead where the administrator, or whose daemon it is, wants."""
-    return uid in (0, os.geteuid())
-
-
 def follow_nobody(owner: int, path: Path) -> int:
     """For OpenAs: refuses."""
     raise BadModelFile(f"{_shown(path)} is where uid {owner} wants to lead the daemon",
@@ -117,8 +157,8 @@ def open_regular(path: Path, open_as: OpenAs = follow_nobody) -> int:
     In a packed model there are no links. Raises NotFound or BadModelFile naming the path, or what `open_as` raises.
     """
     try:
-        fd = _open_in_packed(path) if path.parent.suffix == PACKED_SUFFIX else _open_link_by_link(path)
-    except _Led as led:
+        fd = _open_in_packed(path) if path.parent.suffix == PACKED_SUFFIX else open_path(path, READING)
+    except Led as led:
         return open_as(led.owner, path)
     except (OSError, ValueError) as error:
         raise refusal(path, error) from None
@@ -130,51 +170,12 @@ def open_regular(path: Path, open_as: OpenAs = follow_nobody) -> int:
     return fd
 
 
-class _Led(Exception):
-    """A link is neither root's nor ours."""
-
-    def __init__(self, owner: int) -> None:
-        super().__init__(owner)
-        self.owner = owner
-
-
 def _open_in_packed(path: Path) -> int:
+    directory = open_path(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
-        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except NotADirectoryError:
-        target = _target(path.parent)
-        if target is None:
-            raise
-        directory = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return os.open(path.name, READING | os.O_NOFOLLOW, dir_fd=directory)
+        return at(directory, path.name, READING)
     finally:
         os.close(directory)
-
-
-def _open_link_by_link(path: Path) -> int:
-    for _ in range(MOST_LINKS):
-        try:
-            return os.open(path, READING | os.O_NOFOLLOW)
-        except OSError as error:
-            if error.errno != errno.ELOOP or (target := _target(path)) is None:
-                raise
-            path = target
-    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-
-
-def _target(path: Path) -> Path | None:
-    """Where a trusted link leads, None when there is no link. Whose it is and what it says is of the same link."""
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISLNK(found.st_mode):
-            return None
-        if not is_trusted(found.st_uid):
-            raise _Led(found.st_uid)
-        return path.parent / os.readlink("", dir_fd=fd)
-    finally:
-        os.close(fd)
 
 
 def not_regular(path: Path) -> BadModelFile:
@@ -226,4 +227,4 @@ def parts_of(path: Path) -> list[Path]:
     if part != 1 or not 1 <= parts <= MOST_PARTS:
         raise BadModelFile(f"{_shown(path)} is part {part} of {parts}",
                            f"name the first part, ...-00001-of-..., of at most {MOST_PARTS}")
-    return [path.with_name(f"{split['stem']}-{n:05}-of-{parts:05}.gguf") for n in range(1, parts + 1)]
+    return [path.with_name(f"{split['stem']}-{n:05}-of-{parts:05}.{split['ending']}") for n in range(1, parts + 1)]

@@ -14,6 +14,7 @@ from math import prod
 from nvstreamd.errors import BadModelFile
 from nvstreamd.ggml import BY_ID, SUPPORTED, GgmlType
 from nvstreamd.weights.files import OpenFile
+from nvstreamd.weights.mistaken import LONGEST_BEGIN, hint_for, mistaken_for
 
 DAMAGED = "the file is damaged or not a GGUF: fetch it again"
 
@@ -227,8 +228,11 @@ def read_header(file: OpenFile, number: int = 0) -> tuple[dict[str, object], lis
     Raises BadModelFile naming file, field and remedy.
     """
     cursor = _Cursor(file)
-    if cursor.left() < len(MAGIC) or cursor.take(4, "magic") != MAGIC:
-        raise bad(file.path, "magic", "is not 'GGUF'", "")
+    begin = file.read(min(file.size, LONGEST_BEGIN), 0) if file.size else b""
+    if not begin.startswith(MAGIC):
+        raise BadModelFile(f"{file.path} {mistaken_for(begin)}: its magic is not 'GGUF'",
+                           hint_for(begin) or DAMAGED, field="magic")
+    cursor.take(len(MAGIC), "magic")
     version = int(cursor.number(4, "version"))
     if version not in VERSIONS:
         raise bad(file.path, "version", f"is {version}", "versions 2 and 3, little endian, are supported")

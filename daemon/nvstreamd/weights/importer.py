@@ -14,14 +14,14 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import xxhash
 
-from nvstreamd.errors import InvalidRequest, NvstreamError, StorageError, StorageFull
+from nvstreamd.errors import InvalidRequest, NvstreamError, StorageError, StorageFull, StorageRefused
 from nvstreamd.weights.attempts import JOURNAL_NAME, Attempt, begin_journal, earlier
 from nvstreamd.weights.durable import (
     COPY,
@@ -48,8 +48,11 @@ from nvstreamd.weights.stored import (
     StoredSource,
     stored_segment,
 )
-from nvstreamd.weights.targets import Target, lengths_of, rates_of
+from nvstreamd.weights.targets import DirectoryTarget, Target, lengths_of, rates_of
 
+# What may be otherwise the next time, with nothing mended.
+PASSING = frozenset((errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOMEM, errno.EMFILE, errno.ENFILE,
+                     errno.ETIMEDOUT, errno.ESTALE))
 NO_CHECKSUM = (1 << 64) - 1
 
 
@@ -94,6 +97,14 @@ class Importer:
             return self._run(report)
         except OSError as error:
             raise self._translated(error) from error
+        finally:
+            self._leave_nothing_empty()
+
+    def _leave_nothing_empty(self) -> None:
+        """An import that failed before its first byte leaves no trace; a directory with anything in it stays."""
+        for path in (self.index, *(target.home for target in self.targets if isinstance(target, DirectoryTarget))):
+            with suppress(OSError):
+                path.rmdir()
 
     def _run(self, report: Callable[[Progress], None]) -> Path:
         with ExitStack() as stack:
@@ -178,7 +189,7 @@ class Importer:
 
     def _check_sources(self) -> None:
         for file in self.files:
-            file.check_unchanged()
+            file.check_untouched()
 
     def _one(self, source: Segment, target: Segment, parts: list[Part], known: int | None, journal: int) -> int:
         """Writes one segment, unless it is there already; returns its checksum."""
@@ -240,8 +251,8 @@ class Importer:
         found = [target.stored(model, part) for target, part in zip(self.targets, parts, strict=True)]
         content = stored(found).model_dump_json().encode()
         if len(content) > LARGEST_MANIFEST:
-            raise StorageError(f"{self.index}: a manifest of {len(content)} bytes is too large",
-                               "import into fewer directories")
+            raise StorageRefused(f"{self.index}: a manifest of {len(content)} bytes is too large",
+                                 "import into fewer directories")
         for target in self.targets:
             target.keep_copies(model, header, content)
         self._exchange(header, content)
@@ -281,7 +292,7 @@ class Importer:
             head=tuple(segments[1 + layers :]),
             embedding=embedding,
             sources=tuple(StoredSource(path=os.path.abspath(file.path), size=file.size, mtime_ns=file.mtime_ns,
-                                       inode=file.inode) for file in self.files),
+                                       inode=file.inode, sample=file.sample or "") for file in self.files),
         )
 
     def _stored_embedding(self, checksum: str) -> StoredEmbedding:
@@ -289,11 +300,12 @@ class Importer:
         return StoredEmbedding(type=table.type.name, columns=table.columns, rows=table.rows,
                                offset=self.layout.embedding_offset, checksum=checksum)
 
-    def _translated(self, error: OSError) -> StorageFull | StorageError:
+    def _translated(self, error: OSError) -> NvstreamError:
         where = ", ".join(target.where for target in self.targets)
         again = "then run the same import again: it resumes where it stopped"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             needed = ", ".join(mib(size) for size in self.layout.part_bytes)
             return StorageFull(f"no space for {self.name} in {where}: {os.strerror(error.errno)}, {needed} are needed",
                                f"free some space or name other directories, {again}")
-        return StorageError(f"importing {self.name} into {where} failed: {error}", f"mend the cause, {again}")
+        kind = StorageError if error.errno in PASSING else StorageRefused
+        return kind(f"importing {self.name} into {where} failed: {error}", f"mend the cause, {again}")

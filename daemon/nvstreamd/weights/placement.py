@@ -58,6 +58,11 @@ def mib(size: int) -> str:
     return f"{-(-size // MIB)}MiB"
 
 
+def apart(one: int, other: int) -> tuple[str, str]:
+    """Two sizes of which a message says that they differ: in bytes, where rounded they would read the same."""
+    return (mib(one), mib(other)) if mib(one) != mib(other) else (f"{one} bytes", f"{other} bytes")
+
+
 def slots_wanted(slot_bytes: int, in_flight: int, count: int, rates: Rates) -> int:
     """Slots that keep the drive busy: the one being multiplied, and room for all reads in flight.
 

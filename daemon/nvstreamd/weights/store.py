@@ -20,7 +20,8 @@ from pathlib import Path
 
 from nvstreamd import ggml
 from nvstreamd.errors import BadModelFile, NotFound
-from nvstreamd.weights.files import PACKED_SUFFIX, Elsewhere, OpenFile, is_trusted, open_regular
+from nvstreamd.weights.files import PACKED_SUFFIX, Elsewhere, OpenFile, open_regular
+from nvstreamd.weights.follow import is_trusted
 from nvstreamd.weights.gguf import read_header
 from nvstreamd.weights.manifest import (
     CONSTANTS,

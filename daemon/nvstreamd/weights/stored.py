@@ -97,6 +97,7 @@ class StoredSource(_Stored):
     size: Size
     mtime_ns: Annotated[int, Field(ge=-(1 << 62), lt=1 << 62)]
     inode: Annotated[int, Field(ge=0, lt=1 << 64)]
+    sample: Annotated[str, Field(pattern="^([0-9a-f]{32})?$")] = ""
 
 
 def _kind_of_part(part: object) -> str:

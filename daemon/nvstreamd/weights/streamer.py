@@ -215,6 +215,6 @@ class Streamer:
 
     def _translated(self, error: DmaError) -> NvstreamError:
         if isinstance(error, ShortRead):
-            return ModelChanged(str(error), "a file became shorter while the model was in use: restore it, load again")
+            return ModelChanged(error.what, "a file became shorter while the model was in use: restore it, load again")
         kind = "read" if isinstance(error, ReadError) else "transfer"
-        return StorageError(f"{kind} failed: {error}", error.hint)
+        return StorageError(f"{kind} failed: {error.what}", error.hint)

@@ -29,6 +29,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from nvstreamd.errors import BadVolume
+from nvstreamd.names import ModelName
 from nvstreamd.weights.manifest import ALIGNMENT
 
 BLOCK = 4096
@@ -44,8 +45,6 @@ LARGEST_GENERATION = 1 << 62
 Offset = Annotated[int, Field(ge=DATA_BEGIN, lt=1 << 62, multiple_of=ALIGNMENT)]
 Length = Annotated[int, Field(ge=0, lt=1 << 62, multiple_of=ALIGNMENT)]
 Identifier = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
-# pydantic's `$` is the end of the text, not of a line.
-ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
 @dataclass(frozen=True, slots=True)

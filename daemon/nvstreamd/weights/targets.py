@@ -226,7 +226,7 @@ def probes_of(file: OpenFile, part: Part) -> tuple[StoredProbe, ...]:
             return tuple(StoredProbe(offset=offset, length=length, digest=_digest(fd, part, offset, length))
                          for offset, length in probe_stretches(part.size))
     except DmaError as error:
-        raise StorageError(str(error), error.hint) from error
+        raise StorageError(error.what, error.hint) from error
 
 
 def _digest(fd: int, part: Part, offset: int, length: int) -> str:
@@ -260,7 +260,7 @@ def read_rate(file: OpenFile) -> int:
             found = measure(backend, [source], arena, BLOCK, DEPTH, seconds=MEASURE_SECONDS, limit=MEASURE_BYTES,
                             extents=[Extent(0, DATA_BEGIN, file.size // BLOCK * BLOCK - DATA_BEGIN)])
     except DmaError as error:
-        raise StorageError(str(error), error.hint) from error
+        raise StorageError(error.what, error.hint) from error
     return max(1, round(found.bytes_per_second / MIB))
 
 

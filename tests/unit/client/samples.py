@@ -90,3 +90,15 @@ def daemon() -> status_pb2.GetStatusResponse:
         caller=status_pb2.Caller(uid=1000, administrator=True),
         notes=[WITHOUT],
     )
+
+
+def shared() -> status_pb2.GetStatusResponse:
+    """The same, seen by an administrator: two users, of whom one has quotas, and an engine that is stuck."""
+    found = daemon()
+    found.engines[0].stall = "no pass for 40 s"
+    found.engines[0].pass_running.CopyFrom(Duration(seconds=90))
+    found.shares.add(uid=1000, weight=2, priority=status_pb2.PRIORITY_INTERACTIVE, open_calls=4, request_bytes=5 << 20,
+                     requests=3, most_requests=8, running=1, queued=2, tokens_this_minute=500, tokens_per_minute=1000,
+                     tokens_today=7000, longest_context=4096)
+    found.shares.add(uid=1001, weight=1, priority=status_pb2.PRIORITY_BATCH)
+    return found

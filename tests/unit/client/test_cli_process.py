@@ -142,6 +142,22 @@ def test_ctrl_c_stops_an_answer_and_returns_to_the_prompt(peer: Peer) -> None:
     assert [one.content for one in second.messages] == ["be brief", "one", "half", "two"]
 
 
+def test_a_paragraph_that_is_pasted_is_one_message(peer: Peer) -> None:
+    peer.script("Chat", samples.delta("answer"), samples.finished())
+    terminal = Terminal.start(peer.path, "chat", "m")
+    for pasted in ("one\n\n  two\nthree\n", "again\nand again"):
+        terminal.read_until("> ")
+        # As terminals send what is pasted, for programs that asked for it; then the return key.
+        terminal.read_until("\x1b[?2004h")
+        terminal.type(f"\x1b[200~{pasted}\x1b[201~\r")
+        terminal.read_until("answer")
+    terminal.type("/quit\r")
+    assert terminal.wait() == 0
+    assert peer.request().messages[-1].content == "one\n\n  two\nthree"
+    assert peer.request().messages[-1].content == "again\nand again"
+    assert peer.requests.empty()
+
+
 def test_sigint_in_an_import_cancels_it(peer: Peer, tmp_path: Path) -> None:
     progress = models_pb2.ImportProgress(bytes_done=1, bytes_total=2)
     peer.script("Import", models_pb2.ImportResponse(progress=progress), Gate())
@@ -152,3 +168,54 @@ def test_sigint_in_an_import_cancels_it(peer: Peer, tmp_path: Path) -> None:
     process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert peer.saw_cancellation()
+
+
+@pytest.mark.parametrize("args", [
+    ["generate", "m", "\udcff"],
+    ["generate", "\udcff", "x"],
+    ["generate", "m", "x", "--stop", "\udcff"],
+    ["generate", "m", "x", "--json-schema", "\udcff"],
+    ["chat", "m", "\udcff"],
+    ["chat", "m", "x", "--system", "\udcff"],
+    ["models", "get", "\udcff"],
+    ["models", "load", "\udcff"],
+    ["models", "unload", "\udcff"],
+    ["models", "load", "m", "--backend", "\udcff"],
+    ["models", "load", "m", "--budget", "99999999TiB"],
+    ["models", "import", "\udcff.gguf"],
+    ["models", "import", "a.gguf", "--directory", "\udcff"],
+    ["generate", "m", "x", "--timeout", "nan"],
+], ids=" ".join)
+def test_what_no_message_can_carry_is_bad_usage_and_no_traceback(peer: Peer, args: list[str]) -> None:
+    """A byte that is no UTF-8 comes from a shell, or a file's name, as half a character."""
+    process = start(peer.path, *args)
+    _, complaint = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2, complaint
+    assert b"Traceback" not in complaint and complaint.strip()
+
+
+def test_a_socket_may_have_any_name(peer: Peer, socket_dir: Path) -> None:
+    peer.script("List", models_pb2.ListResponse(models=[samples.serving()]))
+    odd = os.fsencode(socket_dir) + b"/\xff%2f?"
+    os.symlink(peer.path, odd)
+    process = start(Path(os.fsdecode(odd)), "models")
+    out, complaint = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, b"smollm2" in out) == (0, True), complaint
+
+
+@pytest.mark.parametrize("where", ["a pipe", "a terminal of 40 columns"])
+def test_names_of_models_are_never_broken(peer: Peer, where: str) -> None:
+    """Who copies one from a table, or cuts it out with a program, must have all of it."""
+    name = "A long name of 60 characters and more, with (parentheses) - Q4_K_M"
+    note = f"{name} is /store/a.nvs; /models/a.gguf is offered as {name}@models"
+    peer.script("List", models_pb2.ListResponse(models=[samples.serving(name), samples.unloaded()], notes=[note]))
+    if where == "a pipe":
+        shown = start(peer.path, "models").communicate(timeout=PATIENCE)[0].decode()
+    else:
+        terminal = Terminal.start(peer.path, "models")
+        assert terminal.wait() == 0
+        shown = terminal.shown
+    lines = shown.splitlines()
+    assert any(line.startswith(name) and "serving" in line for line in lines)
+    assert any(line.startswith("qwen3-8b-instruct-q4_k_m") and "unloaded" in line for line in lines)
+    assert note in lines

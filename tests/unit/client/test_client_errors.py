@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -11,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2 as details
 
 import nvstream
+from nvstream.v1.inference_pb2_grpc import InferenceServicer, add_InferenceServicer_to_server
 from unit.client import samples
 from unit.client.drivers import AsyncDriver, SyncDriver
 from unit.client.peer import Failure, Gate, Peer
@@ -29,6 +31,7 @@ CLASSES = [
     (Code.UNAVAILABLE, nvstream.Unavailable),
     (Code.DEADLINE_EXCEEDED, nvstream.DeadlineExceeded),
     (Code.CANCELLED, nvstream.Cancelled),
+    (Code.ABORTED, nvstream.Aborted),
     (Code.INTERNAL, nvstream.Internal),
     (Code.UNIMPLEMENTED, nvstream.NvstreamError),
 ]
@@ -181,3 +184,24 @@ def test_paths_that_a_uri_would_misread(socket_dir: Path) -> None:
             assert client.status().version == "0.1.0"
     finally:
         peer.close()
+
+
+def test_a_request_that_is_too_large_will_be_that_tomorrow_too(driver: Driver, socket_dir: Path) -> None:
+    """gRPC tells it as it tells a queue that is full, which a program waits for."""
+    server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.max_receive_message_length", 1000)])
+    server.add_insecure_port(f"unix:{socket_dir / 's'}")
+    add_InferenceServicer_to_server(InferenceServicer(), server)
+    server.start()
+    try:
+        with pytest.raises(nvstream.InvalidArgument, match="1000") as caught:
+            driver.text(driver.call("generate", "m", "x" * 2000))
+        assert caught.value.violations[0].subject == "request"
+    finally:
+        server.stop(None)
+
+
+def test_what_the_daemon_would_not_take_is_not_even_sent(driver: Driver, peer: Peer) -> None:
+    with pytest.raises(nvstream.InvalidArgument, match=str(16 << 20)) as caught:
+        driver.text(driver.call("generate", "m", "x" * (17 << 20)))
+    assert caught.value.violations[0].subject == "request"
+    assert peer.requests.empty()

@@ -100,6 +100,47 @@ def test_numbers_that_do_not_fit_name_their_field(driver: Driver, name: str, val
     assert caught.value.violations[0].subject == name
 
 
+@pytest.mark.parametrize(("method", "arguments", "options", "field"), [
+    ("generate", ("m", "\ud83d"), {}, "prompt"),
+    ("generate", ("\udcff", "x"), {}, "model"),
+    ("generate", ("m", [1, "2"]), {}, "prompt"),
+    ("generate", ("m", [1, -1]), {}, "prompt"),
+    ("generate", ("m", 5), {}, "prompt"),
+    ("generate", ("m", b"bytes"), {"temperature": "hot"}, "temperature"),
+    ("generate", ("m", "x"), {"stop": 5}, "stop"),
+    ("generate", ("m", "x"), {"stop": ["a", 5]}, "stop"),
+    ("generate", ("m", "x"), {"seed": 0.5}, "seed"),
+    ("generate", ("m", "x"), {"json_schema": {"a": object()}}, "json_schema"),
+    ("generate", ("m", "x"), {"timeout": "soon"}, "timeout"),
+    ("generate", ("m", "x"), {"timeout": -1}, "timeout"),
+    ("chat", ("m", "not messages"), {}, "messages[0]"),
+    ("chat", ("m", 5), {}, "messages"),
+    ("chat", ("m", [{"role": "user", "content": None}]), {}, "messages[0].content"),
+    ("chat", ("m", [{"role": "\udcff", "content": ""}]), {}, "messages[0].role"),
+    ("tokenize", ("m", "\udcff"), {}, "text"),
+    ("model", ("\udcff",), {}, "model"),
+    ("unload", (5,), {}, "model"),
+    ("load", ("m",), {"budget": "lots"}, "budget"),
+    ("load", ("m",), {"kv_budget": 2**70}, "kv_budget"),
+    ("load", ("m",), {"budget": 1.5}, "budget"),
+    ("import_model", ("a\udcff.gguf",), {}, "source"),
+    ("import_model", ("a",), {"devices": 5}, "devices"),
+    ("import_model", ("a",), {"name": "\udcff"}, "name"),
+])
+def test_whatever_cannot_be_sent_is_an_error_of_ours_that_names_its_field(
+    driver: Driver, method: str, arguments: tuple[Any, ...], options: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(nvstream.InvalidArgument) as caught:
+        driver.call(method, *arguments, **options)
+    assert caught.value.violations[0].subject == field
+    str(caught.value).encode()
+
+
+def test_a_timeout_beyond_all_clocks_is_none(driver: Driver, peer: Peer) -> None:
+    peer.script("List", models_pb2.ListResponse())
+    assert driver.call("models", timeout=float("inf")) == driver.call("models", timeout=1e300) == []
+
+
 def test_a_misspelt_option_is_not_ignored(driver: Driver) -> None:
     with pytest.raises(TypeError, match="temprature"):
         driver.call("generate", "m", "x", temprature=0)

@@ -6,13 +6,14 @@ import fcntl
 import json
 import os
 import struct
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from nvstreamd import ggml
-from nvstreamd.errors import BadModelFile, InvalidRequest, ModelChanged, StorageError
+from nvstreamd.errors import BadModelFile, InvalidRequest, ModelChanged, StorageError, StorageRefused
 from nvstreamd.weights.attempts import JOURNAL_NAME
 from nvstreamd.weights.importer import Importer, Progress
 from nvstreamd.weights.layout import MOST_STRIPES, lay_out, stripe_length
@@ -20,6 +21,7 @@ from nvstreamd.weights.manifest import ALIGNMENT
 from nvstreamd.weights.store import MANIFEST_NAME
 from nvstreamd.weights.targets import in_directories
 from support.random_gguf import FAMILIES, tiny
+from support.small_disk import needs_root, small_disk
 from unit.weights.models import look, make, model_at, refusal
 from unit.weights.stores import contents, load_all, pack
 
@@ -311,7 +313,7 @@ def test_an_import_writes_through_no_trap(tmp_path: Path, source: Path, trap: st
             os.mkfifo(part)
         case "directory":
             part.mkdir()
-    with pytest.raises(StorageError, match=r"part-0\.bin") as error:
+    with pytest.raises(StorageRefused, match=r"part-0\.bin") as error:
         pack(source, homes)
     assert error.value.hint and victim.read_bytes() == b"precious"
 
@@ -330,9 +332,21 @@ def test_a_link_in_the_place_of_the_manifest_is_replaced_not_followed(tmp_path: 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path, source: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="file") as error:
+    with pytest.raises(StorageRefused, match="file") as error:
         pack(source, [tmp_path / "file"])
     assert "run the same import again" in error.value.hint
+
+
+@needs_root
+def test_a_read_only_directory_is_no_passing_error_and_nothing_is_left_of_the_import(tmp_path: Path,
+                                                                                     source: Path) -> None:
+    """A program that is told to try again would do that for ever; and a model that never was would be listed."""
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(StorageRefused, match="Read-only") as error:
+            pack(source, [tmp_path / "store", disk])
+    assert error.value.status == "FAILED_PRECONDITION"
+    assert not list((tmp_path / "store").iterdir())
 
 
 def test_the_manifest_names_absolute_paths_and_checksums(tmp_path: Path, source: Path,

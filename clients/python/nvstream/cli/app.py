@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from nvstream.cli import chat, generation, models, options, status
@@ -24,5 +28,14 @@ def build() -> typer.Typer:
     return app
 
 
-def _remember_socket(context: typer.Context, socket: options.Socket = None) -> None:
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"nvstream {version('nvstream')}\n")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", help="Prints the version.", callback=_show_version, is_eager=True)]
+
+
+def _remember_socket(context: typer.Context, socket: options.Socket = None, version: Version = False) -> None:
     context.obj = socket

@@ -89,9 +89,7 @@ class Conversation:
 
     def run(self) -> None:
         """Reads and answers until /quit or the end of input."""
-        with suppress(ImportError):
-            # Its import alone gives input() line editing and a history.
-            importlib.import_module("readline")
+        _edit_lines()
         _note(_HELP)
         while (line := _read_line()) is not None:
             command = _COMMAND.fullmatch(line)
@@ -134,6 +132,14 @@ class Conversation:
     def _messages(self, said: str) -> list[Message]:
         system = [Message("system", self._system)] if self._system else []
         return [*system, *self._turns, Message("user", said)]
+
+
+def _edit_lines() -> None:
+    """Gives input() line editing and a history, by readline's import, and takes what is pasted as one message."""
+    with suppress(ImportError):
+        readline = importlib.import_module("readline")
+        # Python switches that off for its own prompt, which wants a line at a time.
+        readline.parse_and_bind("set enable-bracketed-paste on")
 
 
 def _read_line() -> str | None:

@@ -12,6 +12,7 @@ import typer
 
 from nvstream.cli.output import error_line, printable
 from nvstream.errors import (
+    Aborted,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
@@ -45,6 +46,7 @@ _CODES: tuple[tuple[type[NvstreamError], ExitCode], ...] = (
     (PermissionDenied, ExitCode.PERMISSION),
     (ResourceExhausted, ExitCode.QUOTA),
     (FailedPrecondition, ExitCode.PRECONDITION),
+    (Aborted, ExitCode.PRECONDITION),
     (DeadlineExceeded, ExitCode.DEADLINE),
 )
 

@@ -10,7 +10,7 @@ import typer
 from nvstream.cli import options, tables
 from nvstream.cli.exits import guard
 from nvstream.cli.interrupts import Interruptible
-from nvstream.cli.output import json_line, write
+from nvstream.cli.output import json_line, note_line, write
 from nvstream.cli.waiting import Waiting, describe_import
 from nvstream.client import Import
 from nvstream.facts import Model
@@ -59,9 +59,10 @@ def list_models(
     with guard(as_json), options.connect(context, socket) as client:
         found = client.models(timeout=timeout)
         if as_json:
-            write("".join(json_line(one) + "\n" for one in found))
+            lines = [*map(json_line, found), *map(note_line, found.notes)]
+            write("".join(line + "\n" for line in lines))
         else:
-            tables.show(tables.model_list(found))
+            tables.show(tables.model_list(found), whole_lines=True)
 
 
 def get(

@@ -100,7 +100,10 @@ def generation(parameters: Mapping[str, Any]) -> Options:
         given.pop("ignore_eos", None)
     schema = given.get("json_schema")
     if schema is not None and schema.startswith("@"):
-        given["json_schema"] = Path(schema[1:]).read_text(encoding="utf-8")
+        try:
+            given["json_schema"] = Path(schema[1:]).read_text(encoding="utf-8")
+        except ValueError as error:
+            raise typer.BadParameter(f"{schema[1:]}: {error}", param_hint="--json-schema") from error
     return cast("Options", given)
 
 

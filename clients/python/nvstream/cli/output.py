@@ -48,6 +48,11 @@ def json_line(value: DataclassInstance) -> str:
     return json.dumps({"event": kind, **_plain(asdict(value))}, allow_nan=False)
 
 
+def note_line(note: str) -> str:
+    """The line of JSON for what is to be said of a file that is no model."""
+    return json.dumps({"event": "note", "text": note})
+
+
 def error_line(error: NvstreamError) -> str:
     """The line of JSON that stands for a failed command."""
     violations = [asdict(one) for one in error.violations]

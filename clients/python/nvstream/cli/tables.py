@@ -11,10 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from nvstream.cli.output import printable
-from nvstream.facts import DaemonStatus, EngineStatus, Model, ModelFacts, Placement
+from nvstream.facts import Caller, DaemonStatus, EngineStatus, Model, ModelFacts, ModelList, Placement, UserShare
 from nvstream.sizes import format_bytes, format_seconds
 
 Row = tuple[str, str]
+# Columns of a line that is as long as what it says: more than names, paths and notes together.
+WHOLE = 1 << 14
 
 
 class _Console(Console):
@@ -25,28 +27,33 @@ class _Console(Console):
         raise  # noqa: PLE0704
 
 
-def show(what: RenderableType) -> None:
-    """Writes to stdout. Raises BrokenPipeError."""
-    _Console(highlight=False, markup=False, emoji=False).print(what)
+def show(what: RenderableType, whole_lines: bool = False) -> None:
+    """Writes to stdout. Raises BrokenPipeError.
+
+    With `whole_lines`, and in a pipe always, no line is broken: a name that is, is no name any more.
+    """
+    width = WHOLE if whole_lines or not sys.stdout.isatty() else None
+    _Console(highlight=False, markup=False, emoji=False, width=width).print(what)
     sys.stdout.flush()
 
 
-def model_list(models: Sequence[Model]) -> RenderableType:
-    """A table of models, and what is to be said about some of them below it."""
+def model_list(models: ModelList) -> RenderableType:
+    """A table of models, and what is to be said about some of them, and about files that are none, below it."""
+    notes = [_text(note) for note in [*(note for model in models for note in _remarks(model)), *models.notes]]
     if not models:
-        return Text("there are no models; import one: nvstream models import FILE.gguf")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    # Two columns may be long and are folded, never cut.
-    table.add_column("NAME", overflow="fold", min_width=12)
-    table.add_column("STATE", no_wrap=True)
-    table.add_column("WEIGHTS", no_wrap=True, justify="right")
-    table.add_column("PATH", no_wrap=True)
-    table.add_column("KERNEL", overflow="fold", min_width=8)
-    table.add_column("EXPECTED", no_wrap=True, justify="right")
-    table.add_column("MEASURED", no_wrap=True, justify="right")
+        return Group(Text("there are no models; import one: nvstream models import FILE.gguf"), *notes)
+    table = _table("NAME", "STATE", ">WEIGHTS", "PATH", "KERNEL", ">EXPECTED", ">MEASURED")
     for model in models:
         table.add_row(*(_text(cell) for cell in _list_row(model)))
-    return Group(table, *(_text(note) for model in models for note in _remarks(model)))
+    return Group(table, *notes)
+
+
+def _table(*columns: str) -> Table:
+    """A table with these headings; the figures of those with a '>' are aligned at their right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name.lstrip(">"), no_wrap=True, justify="right" if name.startswith(">") else "left")
+    return table
 
 
 def model_sheet(model: Model) -> RenderableType:
@@ -65,7 +72,8 @@ def daemon(status: DaemonStatus) -> RenderableType:
     lines = [head, *(["shutting down: no new requests"] if status.draining else []), *status.notes]
     if not status.engines:
         lines.append("no model is loaded; load one: nvstream models load MODEL --budget 4GiB")
-    sheets = (Group(Text(), _sheet(_engine_rows(engine))) for engine in status.engines)
+    sheets = [Group(Text(), _sheet(_engine_rows(engine))) for engine in status.engines]
+    sheets += [Group(Text(), _sheet(_share_rows(share, status.caller))) for share in status.shares]
     return Group(*(_text(line) for line in lines), *sheets)
 
 
@@ -95,6 +103,8 @@ def _engine_rows(engine: EngineStatus) -> list[Row]:
     rows = [("model", f"{engine.model.name} ({engine.model.state.value}, {process})")]
     rows += [("error", engine.model.error)] if engine.model.error else []
     rows += _placement_rows(engine.model.placement) if engine.model.placement else []
+    rows += [("STALLED", engine.stall)] if engine.stall else []
+    rows += [("pass", f"running for {format_seconds(engine.pass_seconds)}")] if engine.pass_seconds else []
     return [
         *rows,
         ("requests", f"{engine.running} running, {engine.queued} queued"),
@@ -104,6 +114,26 @@ def _engine_rows(engine: EngineStatus) -> list[Row]:
         ("peak", f"{format_bytes(engine.peak_weight_bytes)} of weights in memory"),
         ("restarts", str(engine.restarts)),
     ]  # fmt: skip
+
+
+def _share_rows(share: UserShare, caller: Caller) -> list[Row]:
+    """What a user has of what he may have."""
+    whose = f"uid {share.uid}{', you' if share.uid == caller.uid else ''}"
+    limit = share.longest_context
+    context = f"{limit} tokens at most" if limit is not None else "as the models have it"
+    return [
+        ("share", f"{whose}: weight {share.weight:g}, {share.priority.value}"),
+        ("requests", f"{_of(share.requests, share.most_requests)} open, {share.running} running, "
+                     f"{share.queued} queued"),
+        ("calls", f"{share.open_calls} open, {format_bytes(share.request_bytes)} of requests"),
+        ("tokens", f"{_of(share.tokens_this_minute, share.tokens_per_minute)} this minute, "
+                   f"{_of(share.tokens_today, share.tokens_per_day)} today"),
+        ("context", context),
+    ]  # fmt: skip
+
+
+def _of(figure: int, limit: int | None) -> str:
+    return str(figure) if limit is None else f"{figure} of {limit}"
 
 
 def _placement_rows(placement: Placement) -> list[Row]:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18nvstream/v1/models.proto\x12\x0bnvstream.v1\"\xfa\x02\n\nModelFacts\x12\x14\n\x0c\x61rchitecture\x18\x01 \x01(\t\x12(\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x18.nvstream.v1.ModelFormat\x12\x14\n\x0cweight_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06layers\x18\x04 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x06 \x01(\r\x12?\n\rbytes_by_type\x18\x07 \x03(\x0b\x32(.nvstream.v1.ModelFacts.BytesByTypeEntry\x12\x16\n\x0eminimum_budget\x18\x08 \x01(\x04\x12\x17\n\x0f\x62ytes_per_token\x18\t \x01(\x04\x12\x1a\n\x12kv_bytes_per_token\x18\n \x01(\x04\x12\x13\n\x0b\x64\x65scription\x18\x0b \x01(\t\x1a\x32\n\x10\x42ytesByTypeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xad\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.nvstream.v1.ModelState\x12&\n\x05\x66\x61\x63ts\x18\x04 \x01(\x0b\x32\x17.nvstream.v1.ModelFacts\x12)\n\tplacement\x18\x05 \x01(\x0b\x32\x16.nvstream.v1.Placement\x12\r\n\x05\x65rror\x18\x06 \x01(\t\"\x95\x02\n\tPlacement\x12\x0e\n\x06\x62udget\x18\x01 \x01(\x04\x12\x16\n\x0eresident_bytes\x18\x02 \x01(\x04\x12\x12\n\nslot_bytes\x18\x03 \x01(\x04\x12\x1f\n\x17streamed_bytes_per_pass\x18\x04 \x01(\x04\x12\x1d\n\x15read_bytes_per_second\x18\x05 \x01(\x01\x12\x1e\n\x16predicted_pass_seconds\x18\x06 \x01(\x01\x12\"\n\x15measured_pass_seconds\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07\x62\x61\x63kend\x18\x08 \x01(\t\x12\r\n\x05notes\x18\t \x03(\t\x12\x0e\n\x06kernel\x18\n \x01(\tB\x18\n\x16_measured_pass_seconds\"\r\n\x0bListRequest\"2\n\x0cListResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.nvstream.v1.Model\"\x1b\n\nGetRequest\x12\r\n\x05model\x18\x01 \x01(\t\"0\n\x0bGetResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.nvstream.v1.Model\"a\n\rImportRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x13\n\x0b\x64irectories\x18\x03 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x04 \x03(\tB\x07\n\x05_name\"r\n\x0eImportResponse\x12/\n\x08progress\x18\x01 \x01(\x0b\x32\x1b.nvstream.v1.ImportProgressH\x00\x12&\n\x08imported\x18\x02 \x01(\x0b\x32\x12.nvstream.v1.ModelH\x00\x42\x07\n\x05\x65vent\"P\n\x0eImportProgress\x12\x12\n\nbytes_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x04\x12\x15\n\rbytes_resumed\x18\x03 \x01(\x04\"\x84\x01\n\x0bLoadRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x06\x62udget\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x16\n\tkv_budget\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12\x14\n\x07\x62\x61\x63kend\x18\x04 \x01(\tH\x02\x88\x01\x01\x42\t\n\x07_budgetB\x0c\n\n_kv_budgetB\n\n\x08_backend\"1\n\x0cLoadResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.nvstream.v1.Model\"\x1e\n\rUnloadRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x10\n\x0eUnloadResponse*\xa9\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x17\n\x13MODEL_STATE_SERVING\x10\x03\x12\x1a\n\x16MODEL_STATE_RECOVERING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05*[\n\x0bModelFormat\x12\x1c\n\x18MODEL_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_FORMAT_GGUF\x10\x01\x12\x17\n\x13MODEL_FORMAT_PACKED\x10\x02\x32\xc4\x02\n\x06Models\x12;\n\x04List\x12\x18.nvstream.v1.ListRequest\x1a\x19.nvstream.v1.ListResponse\x12\x38\n\x03Get\x12\x17.nvstream.v1.GetRequest\x1a\x18.nvstream.v1.GetResponse\x12\x43\n\x06Import\x12\x1a.nvstream.v1.ImportRequest\x1a\x1b.nvstream.v1.ImportResponse0\x01\x12;\n\x04Load\x12\x18.nvstream.v1.LoadRequest\x1a\x19.nvstream.v1.LoadResponse\x12\x41\n\x06Unload\x12\x1a.nvstream.v1.UnloadRequest\x1a\x1b.nvstream.v1.UnloadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18nvstream/v1/models.proto\x12\x0bnvstream.v1\"\xfa\x02\n\nModelFacts\x12\x14\n\x0c\x61rchitecture\x18\x01 \x01(\t\x12(\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x18.nvstream.v1.ModelFormat\x12\x14\n\x0cweight_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06layers\x18\x04 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x06 \x01(\r\x12?\n\rbytes_by_type\x18\x07 \x03(\x0b\x32(.nvstream.v1.ModelFacts.BytesByTypeEntry\x12\x16\n\x0eminimum_budget\x18\x08 \x01(\x04\x12\x17\n\x0f\x62ytes_per_token\x18\t \x01(\x04\x12\x1a\n\x12kv_bytes_per_token\x18\n \x01(\x04\x12\x13\n\x0b\x64\x65scription\x18\x0b \x01(\t\x1a\x32\n\x10\x42ytesByTypeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xad\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.nvstream.v1.ModelState\x12&\n\x05\x66\x61\x63ts\x18\x04 \x01(\x0b\x32\x17.nvstream.v1.ModelFacts\x12)\n\tplacement\x18\x05 \x01(\x0b\x32\x16.nvstream.v1.Placement\x12\r\n\x05\x65rror\x18\x06 \x01(\t\"\x95\x02\n\tPlacement\x12\x0e\n\x06\x62udget\x18\x01 \x01(\x04\x12\x16\n\x0eresident_bytes\x18\x02 \x01(\x04\x12\x12\n\nslot_bytes\x18\x03 \x01(\x04\x12\x1f\n\x17streamed_bytes_per_pass\x18\x04 \x01(\x04\x12\x1d\n\x15read_bytes_per_second\x18\x05 \x01(\x01\x12\x1e\n\x16predicted_pass_seconds\x18\x06 \x01(\x01\x12\"\n\x15measured_pass_seconds\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07\x62\x61\x63kend\x18\x08 \x01(\t\x12\r\n\x05notes\x18\t \x03(\t\x12\x0e\n\x06kernel\x18\n \x01(\tB\x18\n\x16_measured_pass_seconds\"\r\n\x0bListRequest\"A\n\x0cListResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.nvstream.v1.Model\x12\r\n\x05notes\x18\x02 \x03(\t\"\x1b\n\nGetRequest\x12\r\n\x05model\x18\x01 \x01(\t\"0\n\x0bGetResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.nvstream.v1.Model\"a\n\rImportRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x13\n\x0b\x64irectories\x18\x03 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x04 \x03(\tB\x07\n\x05_name\"r\n\x0eImportResponse\x12/\n\x08progress\x18\x01 \x01(\x0b\x32\x1b.nvstream.v1.ImportProgressH\x00\x12&\n\x08imported\x18\x02 \x01(\x0b\x32\x12.nvstream.v1.ModelH\x00\x42\x07\n\x05\x65vent\"P\n\x0eImportProgress\x12\x12\n\nbytes_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x04\x12\x15\n\rbytes_resumed\x18\x03 \x01(\x04\"\x84\x01\n\x0bLoadRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x06\x62udget\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x16\n\tkv_budget\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12\x14\n\x07\x62\x61\x63kend\x18\x04 \x01(\tH\x02\x88\x01\x01\x42\t\n\x07_budgetB\x0c\n\n_kv_budgetB\n\n\x08_backend\"1\n\x0cLoadResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.nvstream.v1.Model\"\x1e\n\rUnloadRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x10\n\x0eUnloadResponse*\xa9\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x17\n\x13MODEL_STATE_SERVING\x10\x03\x12\x1a\n\x16MODEL_STATE_RECOVERING\x10\x04\x12\x16\n\x12MODEL_STATE_FAILED\x10\x05*[\n\x0bModelFormat\x12\x1c\n\x18MODEL_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_FORMAT_GGUF\x10\x01\x12\x17\n\x13MODEL_FORMAT_PACKED\x10\x02\x32\xc4\x02\n\x06Models\x12;\n\x04List\x12\x18.nvstream.v1.ListRequest\x1a\x19.nvstream.v1.ListResponse\x12\x38\n\x03Get\x12\x17.nvstream.v1.GetRequest\x1a\x18.nvstream.v1.GetResponse\x12\x43\n\x06Import\x12\x1a.nvstream.v1.ImportRequest\x1a\x1b.nvstream.v1.ImportResponse0\x01\x12;\n\x04Load\x12\x18.nvstream.v1.LoadRequest\x1a\x19.nvstream.v1.LoadResponse\x12\x41\n\x06Unload\x12\x1a.nvstream.v1.UnloadRequest\x1a\x1b.nvstream.v1.UnloadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELFACTS_BYTESBYTYPEENTRY']._loaded_options = None
   _globals['_MODELFACTS_BYTESBYTYPEENTRY']._serialized_options = b'8\001'
-  _globals['_MODELSTATE']._serialized_start=1558
-  _globals['_MODELSTATE']._serialized_end=1727
-  _globals['_MODELFORMAT']._serialized_start=1729
-  _globals['_MODELFORMAT']._serialized_end=1820
+  _globals['_MODELSTATE']._serialized_start=1573
+  _globals['_MODELSTATE']._serialized_end=1742
+  _globals['_MODELFORMAT']._serialized_start=1744
+  _globals['_MODELFORMAT']._serialized_end=1835
   _globals['_MODELFACTS']._serialized_start=42
   _globals['_MODELFACTS']._serialized_end=420
   _globals['_MODELFACTS_BYTESBYTYPEENTRY']._serialized_start=370
@@ -48,25 +48,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTREQUEST']._serialized_start=878
   _globals['_LISTREQUEST']._serialized_end=891
   _globals['_LISTRESPONSE']._serialized_start=893
-  _globals['_LISTRESPONSE']._serialized_end=943
-  _globals['_GETREQUEST']._serialized_start=945
-  _globals['_GETREQUEST']._serialized_end=972
-  _globals['_GETRESPONSE']._serialized_start=974
-  _globals['_GETRESPONSE']._serialized_end=1022
-  _globals['_IMPORTREQUEST']._serialized_start=1024
-  _globals['_IMPORTREQUEST']._serialized_end=1121
-  _globals['_IMPORTRESPONSE']._serialized_start=1123
-  _globals['_IMPORTRESPONSE']._serialized_end=1237
-  _globals['_IMPORTPROGRESS']._serialized_start=1239
-  _globals['_IMPORTPROGRESS']._serialized_end=1319
-  _globals['_LOADREQUEST']._serialized_start=1322
-  _globals['_LOADREQUEST']._serialized_end=1454
-  _globals['_LOADRESPONSE']._serialized_start=1456
-  _globals['_LOADRESPONSE']._serialized_end=1505
-  _globals['_UNLOADREQUEST']._serialized_start=1507
-  _globals['_UNLOADREQUEST']._serialized_end=1537
-  _globals['_UNLOADRESPONSE']._serialized_start=1539
-  _globals['_UNLOADRESPONSE']._serialized_end=1555
-  _globals['_MODELS']._serialized_start=1823
-  _globals['_MODELS']._serialized_end=2147
+  _globals['_LISTRESPONSE']._serialized_end=958
+  _globals['_GETREQUEST']._serialized_start=960
+  _globals['_GETREQUEST']._serialized_end=987
+  _globals['_GETRESPONSE']._serialized_start=989
+  _globals['_GETRESPONSE']._serialized_end=1037
+  _globals['_IMPORTREQUEST']._serialized_start=1039
+  _globals['_IMPORTREQUEST']._serialized_end=1136
+  _globals['_IMPORTRESPONSE']._serialized_start=1138
+  _globals['_IMPORTRESPONSE']._serialized_end=1252
+  _globals['_IMPORTPROGRESS']._serialized_start=1254
+  _globals['_IMPORTPROGRESS']._serialized_end=1334
+  _globals['_LOADREQUEST']._serialized_start=1337
+  _globals['_LOADREQUEST']._serialized_end=1469
+  _globals['_LOADRESPONSE']._serialized_start=1471
+  _globals['_LOADRESPONSE']._serialized_end=1520
+  _globals['_UNLOADREQUEST']._serialized_start=1522
+  _globals['_UNLOADREQUEST']._serialized_end=1552
+  _globals['_UNLOADRESPONSE']._serialized_start=1554
+  _globals['_UNLOADRESPONSE']._serialized_end=1570
+  _globals['_MODELS']._serialized_start=1838
+  _globals['_MODELS']._serialized_end=2162
 # @@protoc_insertion_point(module_scope)

@@ -23,6 +23,9 @@ from nvstreamd.wire.frames import HEADER, frame, length_of
 ANSWER_SECONDS: Final = 90.0
 FORK_SECONDS: Final = 10.0
 STDERR: Final = 2
+CHEAP, COSTLY = b"w", b"c"
+
+Work = Callable[[socket.socket, bool], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +62,12 @@ class Worker:
 
 
 class Forks:
-    """Forks workers that run `work` with their end of a channel. Not for several threads at once."""
+    """Forks workers that run `work` with their end of a channel, and whether what they are asked is costly.
 
-    def __init__(self, work: Callable[[socket.socket], None]) -> None:
+    Not for several threads at once.
+    """
+
+    def __init__(self, work: Work) -> None:
         self._work = work
         self._asking: socket.socket | None = None
 
@@ -78,14 +84,14 @@ class Forks:
         stack.callback(ours.close)
         self._asking = ours
 
-    def worker(self) -> Worker:
+    def worker(self, costly: bool) -> Worker:
         """A new one. Raises NvstreamError when the process that forks is gone."""
         assert self._asking is not None
         ours, theirs = socket.socketpair()
         ours.settimeout(ANSWER_SECONDS)
         with theirs:
             try:
-                socket.send_fds(self._asking, [b"w"], [theirs.fileno()])
+                socket.send_fds(self._asking, [COSTLY if costly else CHEAP], [theirs.fileno()])
                 _, descriptors, _, _ = socket.recv_fds(self._asking, 1, 1)
             except OSError:
                 descriptors = []
@@ -95,7 +101,7 @@ class Forks:
         return Worker(descriptors[0], ours)
 
 
-def _fork_when_asked(asked: socket.socket, work: Callable[[socket.socket], None]) -> None:
+def _fork_when_asked(asked: socket.socket, work: Work) -> None:
     """The life of the process that forks. The kernel takes away what its children leave: signal(2), SIG_IGN."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
@@ -105,17 +111,17 @@ def _fork_when_asked(asked: socket.socket, work: Callable[[socket.socket], None]
         with socket.socket(fileno=descriptors[0]) as channel:
             pid = os.fork()
             if pid == 0:
-                _begin(channel, work)
+                _begin(channel, work, told == COSTLY)
         # It is there yet: it waits for its first question.
         pidfd = os.pidfd_open(pid)
-        socket.send_fds(asked, [b"w"], [pidfd])
+        socket.send_fds(asked, [told], [pidfd])
         os.close(pidfd)
 
 
-def _begin(channel: socket.socket, work: Callable[[socket.socket], None]) -> None:
+def _begin(channel: socket.socket, work: Work, costly: bool) -> None:
     """The life of a worker, which has children of its own and waits for them."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _child(lambda: work(channel), channel)
+    _child(lambda: work(channel, costly), channel)
 
 
 def _child(life: Callable[[], None], kept: socket.socket) -> None:

@@ -102,7 +102,7 @@ class Preparer:
     def _serve(self, costly: bool) -> None:
         """The life of a lane. Cheap calls share a worker; a costly one has its own, and its memory goes with it."""
         with ExitStack() as stack:
-            lane = _Lane(self.forks, self._forking)
+            lane = _Lane(self.forks, self._forking, costly)
             stack.callback(lane.drop_worker)
             while (job := self._next(costly)) is not None:
                 if not self._prepare(job, lane) or costly:
@@ -203,8 +203,9 @@ class _Refused(Exception):
 class _Lane:
     """The worker that one thread uses, forked when it is needed."""
 
-    def __init__(self, forks: Forks, forking: threading.Lock) -> None:
+    def __init__(self, forks: Forks, forking: threading.Lock, costly: bool) -> None:
         self._forks = forks
+        self._costly = costly
         self._forking = forking
         self._worker: Worker | None = None
 
@@ -212,7 +213,7 @@ class _Lane:
         """The worker. Raises NvstreamError when none can be had."""
         if self._worker is None:
             with self._forking:
-                self._worker = self._forks.worker()
+                self._worker = self._forks.worker(self._costly)
         return self._worker
 
     def drop_worker(self) -> None:

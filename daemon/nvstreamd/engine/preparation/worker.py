@@ -28,9 +28,9 @@ CPU_SECONDS: Final = 30
 NICE: Final = 5
 
 
-def work(channel: socket.socket, encoder: Encoder) -> None:
-    """Answers Prepare with Encoded or Failure until the engine closes the channel."""
-    _confine()
+def work(channel: socket.socket, encoder: Encoder, costly: bool) -> None:
+    """Answers Prepare with Encoded or Failure until the engine closes the channel; what is `costly` steps back."""
+    _confine(NICE if costly else 0)
     with ExitStack() as stack:
         encoder.open(stack)
         while (ask := _receive(channel)) is not None:
@@ -47,7 +47,7 @@ def _answer(ask: Prepare, encoder: Encoder) -> FromEngine:
         return FromEngine(failure=failure_of(unexpected(error, "preparing the request")))
 
 
-def _confine() -> None:
+def _confine(nice: int) -> None:
     """Sets the limits that hold for the whole life of the process."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY
@@ -56,7 +56,7 @@ def _confine() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(PermissionError):
         # The service's filter denies it: workers then compete with the engine's threads as equals.
-        os.nice(NICE)
+        os.nice(nice)
     go_first()
 
 

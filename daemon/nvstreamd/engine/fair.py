@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from math import inf, nextafter
 
 MOST_ABSENT = 1024
 
@@ -36,11 +37,11 @@ class Counters:
         self._last_left = 0.0
 
     def arrive(self, uid: int) -> None:
-        """Counts a user in who has requests now."""
+        """Counts a user in who has requests now: as served as little as anybody, and next among those."""
         if uid in self._served:
             return
-        floor = min(self._served.values(), default=self._last_left)
-        self._served[uid] = max(self._absent.pop(uid, 0.0), floor)
+        least = min(self._served.values(), default=self._last_left)
+        self._served[uid] = max(self._absent.pop(uid, 0.0), nextafter(least, -inf))
 
     def leave(self, uid: int, present: Collection[int]) -> None:
         """Takes a user out, unless they are among those `present`."""

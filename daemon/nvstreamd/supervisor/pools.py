@@ -11,8 +11,8 @@ class Pool:
     """Units of something: places in a queue, open calls, bytes. `alone` is what a user has at most.
 
     There is twice as much in all, and nobody gets more than what would be left for everybody else: one who takes what
-    there is leaves as much again, two of them a third, so whoever comes finds room. Choudhury and Hahne, Dynamic Queue
-    Length Thresholds, 1998, with a factor of one.
+    there is leaves as much again, the next one half of that, and what comes back goes to whoever has less than is left.
+    Choudhury and Hahne, Dynamic Queue Length Thresholds, 1998, with a factor of one.
     """
 
     def __init__(self, what: str, alone: int, hint: str) -> None:

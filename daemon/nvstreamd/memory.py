@@ -76,7 +76,7 @@ def _directories(root: Path) -> Iterator[tuple[Path, str]]:
     except OSError:
         return
     for line in lines:
-        number, controllers, path = line.split(":", 2)
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number == "0" and not controllers:
             base = root / CGROUPS
         elif "memory" in controllers.split(","):

@@ -1,4 +1,4 @@
-"""Does everybody get the share that is theirs, in any traffic, and does a short request of somebody else come at once?"""
+"""Does everybody get the share that is theirs, in any traffic, and is a short request not kept waiting?"""
 
 from __future__ import annotations
 

@@ -199,11 +199,10 @@ def idle_connections(socket: str, connections: int) -> int:
     wait_told()
     kept = 0
     for end in opened:
-        end.setblocking(False)
         try:
             # grpcio greets with its settings: what is refused ends instead.
             kept += bool(end.recv(64))
-        except (BlockingIOError, ConnectionResetError):
+        except ConnectionResetError:
             continue
     return kept
 
@@ -262,6 +261,12 @@ def short_request(socket: str, model: str, prompt: str = "The capital of France 
                 problem = f"{error.code().name}: {error.details()}"
             results.append({"first": first, "passes": taken, "ids": ids, "error": problem})
     return results
+
+
+def shares_seen(socket: str) -> list[int]:
+    """Whose shares a user sees."""
+    with channel(socket) as opened:
+        return [share.uid for share in StatusStub(opened).GetStatus(GetStatusRequest(), timeout=SECONDS).shares]
 
 
 def stream_gaps(socket: str, model: str, tokens: int, prompt: str = "Count: 1 2 3") -> list[float]:

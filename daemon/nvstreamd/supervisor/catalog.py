@@ -15,7 +15,7 @@ from nvstreamd.supervisor.descriptions import Descriptions
 from nvstreamd.supervisor.engine_uids import EngineUsers
 from nvstreamd.supervisor.jobs import describe
 from nvstreamd.supervisor.model import LoadOrder, ServedModel
-from nvstreamd.supervisor.offers import Watched
+from nvstreamd.supervisor.offers import SEARCH_SECONDS, Watched
 from nvstreamd.supervisor.ways import Hardware
 from nvstreamd.text import places
 from nvstreamd.weights.placement import apart
@@ -43,6 +43,8 @@ class Catalog:
     async def path(self, name: str) -> Path:
         """Where that model lies. Raises NotFound, or ModelNotReady for an import that has not finished."""
         offers = await self.offered.look()
+        if name not in offers.paths:
+            offers = await self.offered.look(SEARCH_SECONDS)
         path = offers.paths.get(name)
         if path is not None:
             return path

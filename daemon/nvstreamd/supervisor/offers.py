@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 # How long a call waits for a look at the directories, before it takes what the last one saw.
 LOOK_SECONDS = 2.0
+# The same where an older look did not see what is asked for.
+SEARCH_SECONDS = 60.0
 # A list of them is a message that every gRPC client takes: 4 MiB.
 MOST_MODELS = 5000
 LATE = f"looking at the directories of models takes more than {LOOK_SECONDS:g} s: the list may be an older one"
@@ -102,13 +104,13 @@ class Watched:
         """What is to be said of the offers."""
         return (*self.offers.notes, *((LATE,) if self._is_late else ()))
 
-    async def look(self) -> Offers:
-        """The offers as of now, or as of the last look when a new one takes too long."""
+    async def look(self, seconds: float = LOOK_SECONDS) -> Offers:
+        """The offers as of now, or as of the last look when a new one takes longer than so many seconds."""
         asked = time.monotonic()
         # One look at a time; one that had begun before we asked may have missed what we are asked for.
         while self._begun < asked or self._looking is not None:
             looking = self._looking or self._start()
-            done, _ = await asyncio.wait([looking], timeout=asked + LOOK_SECONDS - time.monotonic())
+            done, _ = await asyncio.wait([looking], timeout=asked + seconds - time.monotonic())
             if not done:
                 self._late()
                 break

@@ -69,6 +69,7 @@ class Watch:
         limit = max(QUIET_SECONDS, EXPECTED_PASSES * expected_pass)
         if not self._has_spoken:
             return Stall(self._quiet, max(limit, FIRST_SIGN_SECONDS), "no sign of life")
-        if self._quiet >= self._still:
+        # The last beat may have come when nothing moved any more.
+        if self._quiet + LONGEST_TICK >= self._still:
             return Stall(self._quiet, limit, "no sign of life")
         return Stall(self._still, limit, "no read, stage or pass that came to its end")

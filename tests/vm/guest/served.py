@@ -23,7 +23,9 @@ TOKENS = 16
 def make_source(folder: Path) -> Path:
     """A model of a few MiB in a new folder, where the engine's user may read it."""
     folder.mkdir(mode=0o755)
-    let_everybody_run_python(folder)
+    beside = folder.with_name("python")
+    beside.mkdir(mode=0o755)
+    let_everybody_run_python(beside)
     return make(folder / "plain.gguf", tiny(width=256, layers=3))
 
 

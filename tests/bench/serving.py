@@ -17,7 +17,8 @@ STREAM_SECONDS = 600.0
 FIRST_PLAIN = 100
 
 
-def serve(path: Path, stack: ExitStack, arguments: Sequence[str], config: str = "") -> Daemon:
+def serve(path: Path, stack: ExitStack, arguments: Sequence[str], config: str = "",
+          environment: dict[str, str] | None = None) -> Daemon:
     """A daemon that offers the file as `model`; it may have as much memory as the file has bytes."""
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     models, settings = directory / "models", directory / "nvstreamd.toml"
@@ -25,7 +26,7 @@ def serve(path: Path, stack: ExitStack, arguments: Sequence[str], config: str = 
     (models / f"{MODEL}.gguf").symlink_to(path)
     settings.write_text(config)
     return stack.enter_context(running(directory, "--config", str(settings), "--memory", str(path.stat().st_size),
-                                       "--model-directory", str(models), *arguments))
+                                       "--model-directory", str(models), *arguments, environment=environment))
 
 
 def decode_rate(daemon: Daemon, users: int, tokens: int) -> float:

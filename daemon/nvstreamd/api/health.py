@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import TypeAlias
 
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthServicer
@@ -17,7 +18,7 @@ from nvstreamd.api.context import Context
 from nvstreamd.errors import NotFound
 from nvstreamd.supervisor.model import ServedModel
 
-Verdict = health_pb2.HealthCheckResponse.ServingStatus.ValueType
+Verdict: TypeAlias = "health_pb2.HealthCheckResponse.ServingStatus.ValueType"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 

@@ -23,7 +23,7 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-class Health(HealthServicer):
+class Health(HealthServicer):  # type: ignore[misc]
     """grpc.health.v1: the daemon under the empty name, each model under its own."""
 
     def __init__(self) -> None:

@@ -67,6 +67,10 @@ class Scheduler:
         """Users who have requests here."""
         return self.waiting.uids | {request.uid for request in self.running}
 
+    def served(self, uid: int) -> float:
+        """Seconds of passes that a user here has had, over their weight."""
+        return sum(counters.served(uid) for counters in self.counters.values())
+
     def add(self, request: Request) -> None:
         """Queues a request; it takes part from the next pass on if its turn has come.
 

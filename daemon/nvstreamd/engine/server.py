@@ -195,4 +195,4 @@ class Server:
     def _loads(self) -> list[UserLoad]:
         running = Counter(request.uid for request in self.scheduler.running)
         return [UserLoad(uid=uid, running=running[uid], queued=self.scheduler.waiting.count(uid),
-                         served_seconds=sum(c.served(uid) for c in self.scheduler.counters.values())) for uid in sorted(self.scheduler.uids)]
+                         served_seconds=self.scheduler.served(uid)) for uid in sorted(self.scheduler.uids)]

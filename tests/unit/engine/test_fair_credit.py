@@ -51,8 +51,8 @@ class Traffic:
         self.served.update({item.request.uid: 0 for item in work})
         for item in work:
             self.served[item.request.uid] += item.count
-        for item in sampling:
-            self._token(item)
+        for drawn in sampling:
+            self._token(drawn)
 
     def _token(self, item: Request) -> None:
         item.tokens.append(1)

@@ -75,7 +75,7 @@ class Preparer:
         """Queues a call. Raises InvalidRequest at once for what can be told from its length."""
         asks = self.prompts.questions(call)
         with self._changed:
-            cost = sum(ask.cost for ask in asks if self._remembered.find(call.uid, ask) is None)
+            cost = sum(ask.cost_with(self._remembered.find(call.uid, ask)) for ask in asks)
             job = Job(call, asks, cost)
             self._open[job.id] = job
             self._desk.put(job)

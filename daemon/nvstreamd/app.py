@@ -168,14 +168,14 @@ class App:
     async def _drain(self) -> None:
         """Takes no new calls, and lets open streams end."""
         notify("STOPPING=1")
-        await self.health.servicer.enter_graceful_shutdown()
+        self.health.drain()
         log.info("draining: %d calls are open", self.guard.open_calls)
         left = await self.guard.drain(self.config.drain_seconds)
         if left:
             log.warning("%d calls are cut off after %g seconds of draining", left, self.config.drain_seconds)
 
     def _model_changed(self, model: ServedModel) -> None:
-        self._spawn(self.health.follow(model))
+        self.health.follow(model)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         """Runs `work` beside everything else; asyncio itself keeps no reference to it."""

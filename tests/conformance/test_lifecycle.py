@@ -156,6 +156,21 @@ def test_a_draining_daemon_says_so(tmp_path: Path, name: str) -> None:
         assert daemon.process.wait(timeout=DEADLINE) == 0
 
 
+def test_no_model_begins_to_load_in_a_daemon_that_ends(tmp_path: Path) -> None:
+    """What its engine takes, a drive too, was nobody's to give back."""
+    config = tmp_path / "nvstreamd.toml"
+    entries = [f'[[models]]\nname = "m{number}"\npath = "{SMOLLM2}"\nbudget = "100MiB"\nkv_budget = "20MiB"\n'
+               for number in range(3)]
+    config.write_text("drain_seconds = 0\n" + "".join(entries))
+    with running(tmp_path, "--config", str(config)) as daemon:
+        daemon.wait("the first to load", lambda: "m0: MODEL_STATE_LOADING" in daemon.log.read_text())
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait(DEADLINE) == 0
+    ended = daemon.log.read_text().partition("draining")[2]
+    assert "m0: MODEL_STATE_UNLOADED" in ended
+    assert "LOADING" not in ended and "is not served" not in ended
+
+
 def test_bytes_that_are_no_request_are_refused_as_such(smollm2: Daemon) -> None:
     """Field 1 is a string; 0xff is no UTF-8."""
     for method in ("Inference/Generate", "Inference/Tokenize", "Models/Get"):

@@ -52,7 +52,7 @@ class Edge(grpc.aio.ServerInterceptor):
             return None
         serialise, parse = handler.response_serializer, handler.request_deserializer
         if handler.request_streaming:
-            # Reflection alone: its messages are small, and read one by one.
+            # Reflection alone: its messages are read one by one.
             return grpc.stream_stream_rpc_method_handler(self._streaming(method, handler.stream_stream), parse,
                                                          serialise)
         if handler.response_streaming:
@@ -86,8 +86,8 @@ class Edge(grpc.aio.ServerInterceptor):
     def _streaming(self, method: str, behaviour: Behaviour) -> Behaviour:
         async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
             try:
-                self.guard.admit(context, method)
-                async for response in _responses(behaviour, requests, context):
+                peer = self.guard.admit_streaming(context, method)
+                async for response in _responses(behaviour, self._paced(requests, peer), context):
                     yield response
                 return
             except Exception as error:
@@ -95,6 +95,12 @@ class Edge(grpc.aio.ServerInterceptor):
             await abort(context, failure)
 
         return call
+
+    async def _paced(self, requests: AsyncIterator[Any], peer: Peer) -> AsyncIterator[Any]:
+        """The messages of a call, each of which costs as much as a call does."""
+        async for request in requests:
+            await self.guard.pace.take(peer.uid)
+            yield request
 
     async def _enter(self, context: Context, method: str, parse: Parse) -> object:
         """The call's message. Raises NvstreamError when there is no share left for it, or it is none."""

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from itertools import count
 from pathlib import Path
 
+from nvstreamd.api.frames import Frames
 from nvstreamd.api.peer import Peer, credentials, upstream_name
 from nvstreamd.errors import QuotaExceeded
 from nvstreamd.places import check_length, make_room
@@ -28,7 +29,11 @@ MOST_CONNECTIONS = 128
 CONNECTIONS_A_SECOND = 32
 # Bytes that a user sends, over all connections: each costs the daemon, and an engine, time that is everybody's.
 SENT_A_SECOND, SENT_AT_ONCE = 6 << 20, 16 << 20
+# Of their frames as well: a ping has 17 bytes. What a client needs for 200 calls a second, twice.
+FRAMES_A_SECOND, FRAMES_AT_ONCE = 2048, 8192
 END_SECONDS = 1.0
+# Connections that wait to be accepted, and how many are in one go: between two goes everything else has its turn.
+WAITING, ACCEPTED_AT_ONCE = 128, 8
 
 
 def public_socket(path: Path) -> socket.socket:
@@ -49,7 +54,7 @@ def public_socket(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
     os.chmod(path, 0o666)
-    listener.listen(128)
+    listener.listen(WAITING)
     return listener
 
 
@@ -62,12 +67,17 @@ class Front:
         self.connections = Pool("connections", MOST_CONNECTIONS, "use one for many calls")
         self._connecting = Pace(CONNECTIONS_A_SECOND, MOST_CONNECTIONS)
         self._sending = Pace(SENT_A_SECOND, SENT_AT_ONCE)
+        self._framing = Pace(FRAMES_A_SECOND, FRAMES_AT_ONCE)
+        # Whose last connection was refused: that is said once, not as often as they try.
+        self._refused: set[int] = set()
         self._numbers = count(1)
         self._relays: set[asyncio.Task[None]] = set()
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Accepts from now on; `stack` stops it, and ends every connection whatever its client does."""
-        server = await asyncio.start_unix_server(self._accept, sock=self.listener)
+        server = await asyncio.start_unix_server(self._accept, sock=self.listener, backlog=ACCEPTED_AT_ONCE)
+        # asyncio has one number for both.
+        self.listener.listen(WAITING)
         stack.push_async_callback(self._end)
         stack.callback(server.close)
 
@@ -84,9 +94,12 @@ class Front:
             give_back = self.connections.take(peer.uid)
         except QuotaExceeded as error:
             # There is no message of ours before HTTP/2's: the client sees a connection that ends.
-            log.warning("a connection of uid %d is refused: %s", peer.uid, error)
+            if peer.uid not in self._refused:
+                self._refused.add(peer.uid)
+                log.warning("connections of uid %d are refused: %s", peer.uid, error)
             writer.transport.abort()
             return
+        self._refused.discard(peer.uid)
         relay = asyncio.create_task(self._relay(peer, reader, writer))
         self._relays.add(relay)
         relay.add_done_callback(self._relays.discard)
@@ -100,7 +113,7 @@ class Front:
             up_reader, up_writer = await self._connect(path)
             ends.append(up_writer)
             async with asyncio.TaskGroup() as both:
-                both.create_task(_copy(reader, up_writer, lambda size: self._sending.take(peer.uid, size)))
+                both.create_task(_copy(reader, up_writer, self._toll(peer)))
                 both.create_task(_copy(up_reader, writer))
         except* OSError as errors:
             log.debug("a connection of uid %d ended: %s", peer.uid, errors.exceptions)
@@ -113,6 +126,16 @@ class Front:
             for end in ends:
                 end.close()
 
+    def _toll(self, peer: Peer) -> Callable[[bytes], Awaitable[None]]:
+        """Waits until the next piece of one connection may go on."""
+        frames = Frames()
+
+        async def wait(data: bytes) -> None:
+            await self._sending.take(peer.uid, len(data))
+            await self._framing.take(peer.uid, frames.work(data))
+
+        return wait
+
     async def _connect(self, name: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         upstream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         upstream.bind(str(name))
@@ -122,11 +145,11 @@ class Front:
 
 
 async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter,
-                pace: Callable[[int], Awaitable[None]] | None = None) -> None:
+                wait: Callable[[bytes], Awaitable[None]] | None = None) -> None:
     """Copies until the source ends, then ends the target, so that the other direction ends too."""
     while data := await source.read(CHUNK):
+        if wait is not None:
+            await wait(data)
         target.write(data)
         await target.drain()
-        if pace is not None:
-            await pace(len(data))
     target.close()

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from nvdma.heap import trim
 from nvstreamd.api.context import Context, when_over
 from nvstreamd.api.peer import Peer, of_call
-from nvstreamd.api.permissions import Permissions
+from nvstreamd.api.permissions import STANDARD, Permissions
 from nvstreamd.errors import Draining
 from nvstreamd.supervisor.pace import Pace
 from nvstreamd.supervisor.pools import Pool
@@ -22,6 +22,8 @@ MOST_BYTES = 48 << 20
 CALLS_A_SECOND, CALLS_AT_ONCE = 200, 256
 # Messages of one user that are on their way at once.
 MOST_RECEIVING = 2
+# Calls of one user that bring many messages (reflection): each may hold a message that nobody has counted yet.
+MOST_STREAMING = 4
 LET_GO_BYTES, LET_GO_ROUNDS = 4 << 20, 3
 
 
@@ -32,6 +34,7 @@ class Guard:
         self.permissions = permissions
         self.draining = False
         self.calls = Pool("open calls", MOST_CALLS, "end some first")
+        self.streaming = Pool("open reflection calls", MOST_STREAMING, "end some first")
         self.bytes = Pool("bytes in open requests", MOST_BYTES, "let some of them end, or send less")
         self.pace = Pace(CALLS_A_SECOND, CALLS_AT_ONCE)
         self.open_calls = 0
@@ -46,17 +49,27 @@ class Guard:
         self.permissions.check(method, peer)
         if self.draining and method != STATUS:
             raise Draining("the daemon is shutting down", "try again when it is back")
-        give_back = self.calls.take(peer.uid)
+        when_over(context, self.calls.take(peer.uid))
+        # What others only watch by never ends: a drain does not wait for it.
+        if not method.startswith(STANDARD):
+            self._count(context)
+        return peer
+
+    def _count(self, context: Context) -> None:
         self.open_calls += 1
         self._idle.clear()
 
         def ended() -> None:
-            give_back()
             self.open_calls -= 1
             if not self.open_calls:
                 self._idle.set()
 
         when_over(context, ended)
+
+    def admit_streaming(self, context: Context, method: str) -> Peer:
+        """`admit` for a call that may bring any number of messages."""
+        peer = self.admit(context, method)
+        when_over(context, self.streaming.take(peer.uid))
         return peer
 
     def charge(self, context: Context, peer: Peer, size: int) -> None:

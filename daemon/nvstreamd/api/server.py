@@ -38,7 +38,7 @@ async def start(upstream: Path, parts: Parts, stack: AsyncExitStack) -> None:
     add_InferenceServicer_to_server(Inference(parts.catalog, parts.admission), server)
     add_ModelsServicer_to_server(Models(parts.catalog), server)
     add_StatusServicer_to_server(Status(parts), server)
-    health_pb2_grpc.add_HealthServicer_to_server(parts.health.servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(parts.health, server)
     names = [
         inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
         models_pb2.DESCRIPTOR.services_by_name["Models"].full_name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
@@ -39,7 +40,8 @@ class Encoder:
 
     def check_schema(self, schema: str) -> Encoded:
         """What is to be compiled of a JSON schema. Raises InvalidRequest when it cannot be within limits."""
-        return Encoded(schema=check(schema))
+        began = time.monotonic()
+        return Encoded(schema=check(schema), compile_seconds=time.monotonic() - began)
 
     def text(self, text: str, add_special: bool) -> list[int]:
         """The ids of plain text; what spells a control token in it is one: a raw prompt is the caller's own."""

@@ -7,7 +7,7 @@ weight of the user. Pure: no clock, no tensors.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import inf, nextafter
 
 MOST_ABSENT = 1024
@@ -28,7 +28,7 @@ def shares_of_pass(counts: Sequence[int], seconds: float, narrow: float) -> list
 
 
 class Counters:
-    """What users have been served, in seconds over weight. Who comes back has not saved anything up."""
+    """What users of one class have been served, in seconds over weight. Who comes back has not saved anything up."""
 
     def __init__(self) -> None:
         self._served: dict[int, float] = {}
@@ -51,10 +51,20 @@ class Counters:
         if len(self._absent) > MOST_ABSENT:
             self._absent.popitem(last=False)
 
-    def charge(self, uid: int, seconds: float, weight: float) -> None:
-        """Adds what a request of theirs caused."""
-        if uid in self._served:
-            self._served[uid] += seconds / weight
+    def charge(self, costs: Mapping[int, float], wanting: Collection[int]) -> None:
+        """Adds what a pass cost, in seconds over weight, to those of `costs` who are here.
+
+        Who is not `wanting` more than they get saves nothing up: they rise at least as far as whoever of the wanting
+        has had least. Else one long stream in the corner would earn the right to hold up everybody for as long.
+        """
+        after = {uid: served + costs.get(uid, 0.0) for uid, served in self._served.items()}
+        least = [uid for uid in wanting if uid in after]
+        if least:
+            rise = min(after[uid] for uid in least) - min(self._served[uid] for uid in least)
+        else:
+            rise = max(after.values(), default=0.0) - max(self._served.values(), default=0.0)
+        self._served = {uid: now if uid in wanting else max(now, self._served[uid] + rise)
+                        for uid, now in after.items()}
 
     def served(self, uid: int) -> float:
         """What a user has been served."""

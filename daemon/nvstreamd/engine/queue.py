@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from nvstreamd.engine.fair import Counters
@@ -18,9 +18,9 @@ Rank = tuple[bool, float]
 
 
 class Queue:
-    """Requests that wait, by user."""
+    """Requests that wait, by user. `counters` are of interactive users and, under True, of those of the batch class."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Mapping[bool, Counters]) -> None:
         self._counters = counters
         self._of: dict[int, deque[Request]] = {}
 
@@ -41,13 +41,18 @@ class Queue:
         """Users of whom a request waits."""
         return set(self._of)
 
+    @property
+    def heads(self) -> Iterator[Request]:
+        """The next request of each user."""
+        return (requests[0] for requests in self._of.values())
+
     def count(self, uid: int) -> int:
         """How many requests of a user wait."""
         return len(self._of.get(uid, ()))
 
     def rank(self, request: Request) -> Rank:
         """The place of a request's user among users: the smallest is next."""
-        return request.batch, self._counters.served(request.uid)
+        return request.batch, self._counters[request.batch].served(request.uid)
 
     def put(self, request: Request) -> None:
         """Behind what its user waits for already."""
@@ -59,8 +64,7 @@ class Queue:
 
     def head(self) -> Request | None:
         """Whose turn it is."""
-        heads = (requests[0] for requests in self._of.values())
-        return min(heads, key=self.rank, default=None)
+        return min(self.heads, key=self.rank, default=None)
 
     def remove(self, request: Request) -> None:
         """Takes a request out."""

@@ -11,6 +11,7 @@ further than the last time, so requests come to their end.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,7 +49,8 @@ class Scheduler:
         self.pages = pages
         self.max_running = max_running
         self.prefill_chunk = prefill_chunk
-        self.counters = Counters()
+        # By class: one that waits for all others says nothing about what those had.
+        self.counters = {batch: Counters() for batch in (False, True)}
         self.waiting = Queue(self.counters)
         self.running: list[Request] = []
         self.narrow_seconds: float | None = None
@@ -65,6 +67,10 @@ class Scheduler:
         """Users who have requests here."""
         return self.waiting.uids | {request.uid for request in self.running}
 
+    def served(self, uid: int) -> float:
+        """Seconds of passes that a user here has had, over their weight."""
+        return sum(counters.served(uid) for counters in self.counters.values())
+
     def add(self, request: Request) -> None:
         """Queues a request; it takes part from the next pass on if its turn has come.
 
@@ -75,7 +81,7 @@ class Scheduler:
         if needed > self.pages.count:
             raise InvalidRequest(f"{request.limit} tokens take {needed} KV pages, there are {self.pages.count}",
                                  "load the model with a larger kv_budget", field="prompt")
-        self.counters.arrive(request.uid)
+        self.counters[request.batch].arrive(request.uid)
         self.waiting.put(request)
         self.changes += 1
         self._admit()
@@ -88,7 +94,8 @@ class Scheduler:
             self._release(request)
         elif request in self.waiting:
             self.waiting.remove(request)
-        self.counters.leave(request.uid, self.uids)
+        for counters in self.counters.values():
+            counters.leave(request.uid, self.uids)
 
     def next_pass(self) -> list[Work]:
         """The work of the next pass; empty when idle."""
@@ -114,15 +121,26 @@ class Scheduler:
         if work and all(item.count == 1 for item in work):
             before = seconds if self.narrow_seconds is None else self.narrow_seconds
             self.narrow_seconds = before + SMOOTHING * (seconds - before)
-        caused = shares_of_pass([item.count for item in work], seconds, self.narrow_seconds or 0.0) if work else []
-        for item, cost in zip(work, caused, strict=True):
+        if work:
+            self._charge(work, seconds)
+        for item in work:
             request = item.request
-            self.counters.charge(request.uid, cost, request.weight)
             if request not in self.running:
                 continue
             request.computed = item.begin + item.count
             if item.begin < request.prompt_length <= request.computed:
                 self.pages.remember(request.uid, request.tokens[: request.computed], request.pages)
+
+    def _charge(self, work: Sequence[Work], seconds: float) -> None:
+        caused = shares_of_pass([item.count for item in work], seconds, self.narrow_seconds or 0.0)
+        in_prefill = [request for request in self.running if request.pending > 1]
+        for batch, counters in self.counters.items():
+            costs = defaultdict[int, float](float)
+            for item, cost in zip(work, caused, strict=True):
+                if item.request.batch == batch:
+                    costs[item.request.uid] += cost / item.request.weight
+            counters.charge(costs, {request.uid for request in (*self.waiting.heads, *in_prefill)
+                                    if request.batch == batch})
 
     def forecast(self, pass_seconds: float) -> list[tuple[Request, int]]:
         """What waits in the order of its turns, and in how many passes each begins at the latest."""
@@ -166,7 +184,8 @@ class Scheduler:
         theirs = sum(r.uid == victim.uid for r in self.running)
         if theirs > 1 and (own == 0 or (own + 1) / request.weight <= (theirs - 1) / victim.weight):
             return True
-        ahead = self.counters.served(victim.uid) - self.counters.served(request.uid)
+        counters = self.counters[request.batch]
+        ahead = counters.served(victim.uid) - counters.served(request.uid)
         turn = TURN * (self.narrow_seconds or UNKNOWN_SECONDS) / self.max_running
         return own == 0 and ahead > turn and victim.computed > victim.furthest
 

@@ -23,7 +23,7 @@ from nvstreamd.engine.prompts import Prompts
 from nvstreamd.engine.receiver import Command, Receiver
 from nvstreamd.engine.request import Request
 from nvstreamd.engine.scheduler import Scheduler, Work
-from nvstreamd.engine.threads import Threads
+from nvstreamd.engine.threads import ThreadLost, Threads
 from nvstreamd.errors import NvstreamError
 from nvstreamd.wire.engine_pb2 import Encoded, FromEngine, Prefilled, Queued, Stats, UserLoad
 
@@ -54,7 +54,7 @@ class Server:
         self.announced = -1
 
     def serve(self, heart: Heart, stack: ExitStack) -> None:
-        """Returns when the daemon is gone. Raises NvstreamError when the model cannot go on."""
+        """Returns when the daemon is gone. Raises NvstreamError when the model cannot go on, ThreadLost."""
         heart.signs = self.signs
         self.preparer.start(stack)
         self.threads.run("receive", self.receiver.receive)
@@ -82,7 +82,7 @@ class Server:
         steps = self.passes + self.obeyed + counters.streamed_bytes + counters.resident_bytes
         return Signs(steps, not self.scheduler.idle or not self.commands.empty(), self.pass_began)
 
-    def _end_by(self, error: NvstreamError) -> None:
+    def _end_by(self, error: ThreadLost) -> None:
         """Ends the engine from another thread."""
 
         def end() -> None:
@@ -195,4 +195,4 @@ class Server:
     def _loads(self) -> list[UserLoad]:
         running = Counter(request.uid for request in self.scheduler.running)
         return [UserLoad(uid=uid, running=running[uid], queued=self.scheduler.waiting.count(uid),
-                         served_seconds=self.scheduler.counters.served(uid)) for uid in sorted(self.scheduler.uids)]
+                         served_seconds=self.scheduler.served(uid)) for uid in sorted(self.scheduler.uids)]

@@ -1,4 +1,4 @@
-"""What happens when a thread of the engine ends by an error? It is noticed: the engine says so and ends."""
+"""What happens when a thread of the engine ends by an error? It is noticed: the engine ends, and is replaced."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import logging
 import threading
 from collections.abc import Callable
 
-from nvstreamd.errors import NvstreamError, unexpected
 from nvstreamd.text import places
 
 log = logging.getLogger(__name__)
 
 
+class ThreadLost(Exception):
+    """A thread ended by an error. It is none of ours: the daemon takes the engine for lost, not the model for unfit."""
+
+
 class Threads:
     """Runs threads. `failed` is called in a thread that ended by an exception, whatever exception it was."""
 
-    def __init__(self, failed: Callable[[NvstreamError], None]) -> None:
+    def __init__(self, failed: Callable[[ThreadLost], None]) -> None:
         self._failed = failed
 
     def run(self, name: str, life: Callable[[], None]) -> None:
@@ -27,6 +30,4 @@ class Threads:
             life()
         except Exception as error:
             log.error("thread %s ended: %s", name, places(error))
-            found = unexpected(error, f"thread {name}")
-            found.fatal = True
-            self._failed(found)
+            self._failed(ThreadLost(name))

@@ -32,7 +32,7 @@ class Calls:
 
     def open(self, run: Run, charge: Callable[[int], None]) -> Stream:
         """A stream for a request, which gets its number; `charge` counts its tokens. Raises PoisonedRequest."""
-        record = self._poison.record(run)
+        record = self._record(run)
         run.id = self._take_id()
         self._records[run.id] = record
         self.streams[run.id] = stream = Stream(run, charge)
@@ -49,7 +49,7 @@ class Calls:
 
     def open_encoding(self, call: Encode) -> Encoding:
         """One for a text, which gets its number. Raises PoisonedRequest."""
-        record = self._poison.record(call)
+        record = self._record(call)
         call.id = self._take_id()
         self._records[call.id] = record
         self._encodings[call.id] = encoding = Encoding(call, asyncio.get_running_loop().create_future())
@@ -75,7 +75,7 @@ class Calls:
             for number in self._at_engine:
                 self._records[number].died()
             if alone is not None:
-                self._poison.remember(self._records[alone])
+                self._poison.remember(self._records[alone], proven=True)
                 self._fail(alone, poisoned("the last time on nothing else"))
         self._at_engine.clear()
         now = monotonic()
@@ -88,7 +88,7 @@ class Calls:
         for number in list(self._waiting()):
             record = self._records[number]
             if record.is_suspect and record.since is not None and now - record.since > PATIENCE_SECONDS:
-                self._poison.remember(record)
+                self._poison.remember(record, proven=False)
                 self._fail(number, poisoned(f"there was no quiet moment in {PATIENCE_SECONDS:g} s to try it alone"))
 
     @property
@@ -122,6 +122,12 @@ class Calls:
             if stream is not None and not self._take_event(stream, self._records[number], report, kind):
                 self.close(number)
                 self._leave(number)
+
+    def _record(self, call: Run | Encode) -> Record:
+        """The record of a new call; one that is a suspect already waits from now on."""
+        record = self._poison.record(call)
+        record.since = monotonic() if record.is_suspect else None
+        return record
 
     def _take_id(self) -> int:
         self._next_id += 1

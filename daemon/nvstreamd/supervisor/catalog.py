@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nvstream.v1 import models_pb2 as models
 from nvstreamd.config import Config, ModelConfig
-from nvstreamd.errors import BudgetTooSmall, InvalidRequest, ModelBusy, ModelNotReady, NotFound, NvstreamError
+from nvstreamd.errors import BudgetTooSmall, Draining, InvalidRequest, ModelBusy, ModelNotReady, NotFound, NvstreamError
 from nvstreamd.supervisor.descriptions import Descriptions
 from nvstreamd.supervisor.engine_uids import EngineUsers
 from nvstreamd.supervisor.jobs import describe
@@ -38,6 +38,7 @@ class Catalog:
         self.offered = Watched([(model.name, model.path) for model in config.models],
                                (config.store, *config.model_directories))
         self._state_changed = state_changed
+        self._is_over = False
         self._descriptions = Descriptions(lambda path: describe(path, hardware.blocks, self.users))
 
     async def path(self, name: str) -> Path:
@@ -81,6 +82,9 @@ class Catalog:
 
     def _new(self, name: str, path: Path, budget: int | None, kv_budget: int | None,
              backend: str | None) -> ServedModel:
+        if self._is_over:
+            # Its engine, and the drives that it takes, would be nobody's to give back.
+            raise Draining("the daemon is shutting down", "try again when it is back")
         self._check_not_loaded(name)
         served = ServedModel(self._order(name, path, budget, kv_budget, backend), self._state_changed)
         self.served[name] = served
@@ -106,7 +110,8 @@ class Catalog:
             await served.load()
         except NvstreamError as error:
             # The others are served all the same; `nvstream models` shows this one with the reason.
-            log.error("model %s is not served: %s", model.name, error)
+            if not self._is_over:
+                log.error("model %s is not served: %s", model.name, error)
 
     async def unload(self, name: str) -> None:
         """Ends a model's engine. Raises NotFound."""
@@ -116,7 +121,8 @@ class Catalog:
         await served.unload()
 
     async def unload_all(self) -> None:
-        """Ends every engine at once: nobody waits for its pass any more."""
+        """Ends every engine at once: nobody waits for its pass any more. No other begins."""
+        self._is_over = True
         ending = [served.unload(AT_ONCE_SECONDS) for served in self.served.values()]
         self.served.clear()
         for outcome in await asyncio.gather(*ending, return_exceptions=True):

@@ -1,4 +1,7 @@
-"""What waits for a client that does not read? New text is added to the text that waits, up to a bound."""
+"""What waits for a client that does not read? New text is added to the text that waits, up to a bound.
+
+Of progress that nobody has read the last report is kept.
+"""
 
 from __future__ import annotations
 
@@ -27,20 +30,23 @@ class Outbox:
     def put(self, event: Event) -> bool:
         """Adds an event. False when too much is unread: then all of it makes way for an error."""
         size = 0 if isinstance(event, NvstreamError) else event.ByteSize()
-        if self._bytes + size > MOST_BYTES or len(self._events) >= MOST_EVENTS:
+        # One event is never too much: with log probabilities, or held back for a stop string, it may be a megabyte.
+        if self._events and (self._bytes + size > MOST_BYTES or len(self._events) >= MOST_EVENTS):
             self._events.clear()
             self._bytes = 0
             self._add(NotRead(f"more than {MOST_BYTES} bytes of the stream are unread", "read it, or ask for less"), 0)
             return False
         last, before = self._events[-1] if self._events else (None, 0)
-        if isinstance(event, public.StreamEvent) and isinstance(last, public.StreamEvent) and _joins(last, event):
-            # Text, ids and log probabilities of two deltas are those of one: what is new since the one before.
-            last.delta.text += event.delta.text
-            last.delta.token_ids.extend(event.delta.token_ids)
-            last.delta.logprobs.extend(event.delta.logprobs)
-            self._events.pop()
-            event, size = last, before + size
-            self._bytes -= before
+        if isinstance(event, public.StreamEvent) and isinstance(last, public.StreamEvent):
+            if _joins(last, event):
+                # Text, ids and log probabilities of two deltas are those of one: what is new since the one before.
+                last.delta.text += event.delta.text
+                last.delta.token_ids.extend(event.delta.token_ids)
+                last.delta.logprobs.extend(event.delta.logprobs)
+                event, size = last, before + size
+                self._drop_last()
+            elif _outdates(last, event):
+                self._drop_last()
         self._add(event, size)
         return True
 
@@ -62,6 +68,9 @@ class Outbox:
                 del event
         return event
 
+    def _drop_last(self) -> None:
+        self._bytes -= self._events.pop()[1]
+
     def _add(self, event: Event, size: int) -> None:
         self._events.append((event, size))
         self._bytes += size
@@ -70,3 +79,9 @@ class Outbox:
 
 def _joins(last: public.StreamEvent, event: public.StreamEvent) -> bool:
     return last.HasField("delta") and event.HasField("delta")
+
+
+def _outdates(last: public.StreamEvent, event: public.StreamEvent) -> bool:
+    """Whether a report of progress says all that an unread one does: a long prompt has thousands of them."""
+    both = last.HasField("progress") and event.HasField("progress")
+    return both and last.progress.phase == event.progress.phase

@@ -24,7 +24,7 @@ class Quotas:
         self._known: dict[tuple[int, int | None], tuple[float, QuotaConfig]] = {}
 
     def of(self, uid: int, gid: int | None) -> QuotaConfig:
-        """The entry for a caller with that uid and primary gid; None: the group that the account has."""
+        """The entry for a caller whose process has that gid; None: no group but those of the account."""
         now = time.monotonic()
         found = self._known.get((uid, gid))
         if found is None or now - found[0] > FRESH_SECONDS:
@@ -40,7 +40,8 @@ class Quotas:
         with suppress(KeyError):
             account = pwd.getpwuid(uid)
             names.add(account.pw_name)
-            numbers.update(os.getgrouplist(account.pw_name, account.pw_gid if gid is None else gid))
+            # The account's own group stays theirs whichever group a process of theirs took: newgrp(1).
+            numbers.update(os.getgrouplist(account.pw_name, account.pw_gid))
         groups = set(map(str, numbers))
         for number in numbers:
             with suppress(KeyError):

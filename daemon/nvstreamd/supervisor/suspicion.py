@@ -1,7 +1,7 @@
 """Which call kills engines? One that was there at two deaths, and did not get on between them, is tried alone. Pure.
 
 A call that only waited in the engine's queue was not there. One that kills an engine while it is alone is failed, and
-is refused when it is sent again.
+is refused when it is sent again. One that could not be tried has nothing proven against it: sent again it is a suspect.
 """
 
 from __future__ import annotations
@@ -63,21 +63,25 @@ class Record:
 
 
 class Poison:
-    """Calls that killed an engine while they were alone, by user: the last few."""
+    """Calls that killed an engine while they were alone, and suspects that were not tried, by user: the last few."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[int, bytes], None] = OrderedDict()
+        # True of those that are proven.
+        self._known: OrderedDict[tuple[int, bytes], bool] = OrderedDict()
 
     def record(self, call: Run | Encode) -> Record:
-        """The record of a new call. Raises PoisonedRequest when it is known."""
+        """The record of a new call. Raises PoisonedRequest when it is known to kill."""
         # A digest takes as long as a call is: it is made for nobody but those who sent such a one.
-        if any(uid == call.uid for uid, _ in self._known) and (call.uid, _key(call)) in self._known:
+        if not any(uid == call.uid for uid, _ in self._known):
+            return Record(call)
+        key = call.uid, _key(call)
+        if self._known.get(key):
             raise poisoned("so did one like it while it was the only one")
-        return Record(call)
+        return Record(call, deaths=DEATHS if self._known.pop(key, None) is not None else 0)
 
-    def remember(self, record: Record) -> None:
-        """Keeps a call to be refused."""
-        self._known[record.call.uid, _key(record.call)] = None
+    def remember(self, record: Record, proven: bool) -> None:
+        """Keeps a call, to be refused if it is proven, else to be tried."""
+        self._known[record.call.uid, _key(record.call)] = proven
         if len(self._known) > MOST_REMEMBERED:
             self._known.popitem(last=False)
 

@@ -648,9 +648,12 @@ class Encoded(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     RESPONSE_FIELD_NUMBER: _builtins.int
     SCHEMA_FIELD_NUMBER: _builtins.int
+    COMPILE_SECONDS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     schema: _builtins.str
     """Of a schema: what is to be compiled."""
+    compile_seconds: _builtins.float
+    """How long that took where it was checked."""
     @_builtins.property
     def response(self) -> _inference_pb2.TokenizeResponse: ...
     def __init__(
@@ -659,10 +662,11 @@ class Encoded(_message.Message):
         id: _builtins.int = ...,
         response: _inference_pb2.TokenizeResponse | None = ...,
         schema: _builtins.str = ...,
+        compile_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "response", b"response", "schema", b"schema"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compile_seconds", b"compile_seconds", "id", b"id", "response", b"response", "schema", b"schema"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -152,10 +152,9 @@ def test_who_was_away_has_saved_up_nothing_and_owes_what_he_owed() -> None:
     counters = Counters()
     for uid in (1, 2):
         counters.arrive(uid)
-    counters.charge(1, 10.0, 1.0)
-    counters.charge(2, 30.0, 2.0)
+    counters.charge({1: 10.0, 2: 15.0}, {1, 2})
     counters.leave(2, {1})
-    counters.charge(1, 1.0, 1.0)
+    counters.charge({1: 1.0}, {1})
     counters.arrive(3)
     assert counters.served(3) == pytest.approx(11.0)
     counters.arrive(2)

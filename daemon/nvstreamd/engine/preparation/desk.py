@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from nvstreamd.wire.engine_pb2 import Encode, Prepare, Run
+from nvstreamd.wire.engine_pb2 import Encode, FromEngine, Prepare, Run
 
 # Bytes of text. As many are tokens in some ten milliseconds.
 CHEAP = 1 << 14
 MESSAGE_COST = 64
+# Of a schema's check, which starts a process. What took longer takes the engine some times as long, every time.
+QUICK_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,12 @@ class Ask:
         """The question, packed."""
         packed = question.SerializeToString()
         return cls(packed, sha256(packed).digest(), cost, question.HasField("encode"))
+
+    def cost_with(self, answer: FromEngine | None) -> int:
+        """What is left to do for it when the answer is known: nothing, but that a schema is compiled once more."""
+        if answer is None or answer.encoded.compile_seconds > QUICK_SECONDS:
+            return self.cost
+        return 0
 
 
 @dataclass(slots=True, eq=False)

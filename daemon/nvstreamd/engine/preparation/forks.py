@@ -24,8 +24,20 @@ ANSWER_SECONDS: Final = 90.0
 FORK_SECONDS: Final = 10.0
 STDERR: Final = 2
 CHEAP, COSTLY = b"w", b"c"
+# The answer in place of a worker.
+NONE_NOW: Final = b"n"
 
 Work = Callable[[socket.socket, bool], None]
+
+
+class NoWorker(NvstreamError):
+    """No worker can be forked now."""
+
+    status = "UNAVAILABLE"
+
+
+class ForksLost(Exception):
+    """No worker will be forked any more: the engine is of no use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +97,24 @@ class Forks:
         self._asking = ours
 
     def worker(self, costly: bool) -> Worker:
-        """A new one. Raises NvstreamError when the process that forks is gone."""
+        """A new one. Raises NoWorker when there is none now, ForksLost when there will be none again."""
         assert self._asking is not None
         ours, theirs = socket.socketpair()
         ours.settimeout(ANSWER_SECONDS)
         with theirs:
             try:
                 socket.send_fds(self._asking, [COSTLY if costly else CHEAP], [theirs.fileno()])
-                _, descriptors, _, _ = socket.recv_fds(self._asking, 1, 1)
+                told, descriptors, _, _ = socket.recv_fds(self._asking, 1, 1)
             except OSError:
-                descriptors = []
-        if not descriptors:
-            ours.close()
-            raise NvstreamError("no worker can be had: the process that forks them is gone", "load the model again")
-        return Worker(descriptors[0], ours)
+                # One that answers late is out of step: its next answer would be of this worker.
+                told, descriptors = b"", []
+        if descriptors:
+            return Worker(descriptors[0], ours)
+        ours.close()
+        if told == NONE_NOW:
+            raise NoWorker("there is no process to prepare the request in: the system has none left, or no memory",
+                           "try again later")
+        raise ForksLost("the process that forks workers is gone")
 
 
 def _fork_when_asked(asked: socket.socket, work: Work) -> None:
@@ -109,13 +125,22 @@ def _fork_when_asked(asked: socket.socket, work: Work) -> None:
         if not told:
             return
         with socket.socket(fileno=descriptors[0]) as channel:
-            pid = os.fork()
-            if pid == 0:
-                _begin(channel, work, told == COSTLY)
-        # It is there yet: it waits for its first question.
-        pidfd = os.pidfd_open(pid)
+            try:
+                pidfd = _fork(channel, work, told == COSTLY)
+            except OSError:
+                # What is wanting now, processes or memory, may be there again for the next.
+                asked.sendall(NONE_NOW)
+                continue
         socket.send_fds(asked, [told], [pidfd])
         os.close(pidfd)
+
+
+def _fork(channel: socket.socket, work: Work, costly: bool) -> int:
+    """A worker's pidfd. Raises OSError when the kernel makes none, or has ended it already."""
+    pid = os.fork()
+    if pid == 0:
+        _begin(channel, work, costly)
+    return os.pidfd_open(pid)
 
 
 def _begin(channel: socket.socket, work: Work, costly: bool) -> None:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Final, Protocol
 
 from nvstreamd.engine.preparation.desk import CHEAP, Ask, Desk, Job
-from nvstreamd.engine.preparation.forks import Forks, Worker
+from nvstreamd.engine.preparation.forks import Forks, ForksLost, Worker
 from nvstreamd.engine.preparation.remembered import Remembered, is_refusal
 from nvstreamd.engine.prompts import Prompts
 from nvstreamd.engine.request import Request
@@ -75,7 +75,7 @@ class Preparer:
         """Queues a call. Raises InvalidRequest at once for what can be told from its length."""
         asks = self.prompts.questions(call)
         with self._changed:
-            cost = sum(ask.cost for ask in asks if self._remembered.find(call.uid, ask) is None)
+            cost = sum(ask.cost_with(self._remembered.find(call.uid, ask)) for ask in asks)
             job = Job(call, asks, cost)
             self._open[job.id] = job
             self._desk.put(job)
@@ -130,6 +130,9 @@ class Preparer:
             self._finish(job, [self._answer(job, ask, lane) for ask in job.asks])
         except _Refused as refused:
             self._fail(job, refused.error)
+        except ForksLost:
+            # The call waits for the next engine.
+            raise
         except Exception as found:
             error = unexpected(found, "preparing the request")
             if error is not found:

@@ -35,6 +35,8 @@ Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
 Parse = Callable[[bytes], Any]
 # An asynchronous generator of responses, or a coroutine that writes them itself.
 Behaviour = Callable[[Any, Context], Any]
+# From grpcio's stream of requests to what a behaviour takes.
+Enter = Callable[[Any, Context, str], Awaitable[object]]
 
 
 class Edge(grpc.aio.ServerInterceptor):
@@ -53,41 +55,35 @@ class Edge(grpc.aio.ServerInterceptor):
         serialise, parse = handler.response_serializer, handler.request_deserializer
         if handler.request_streaming:
             # Reflection alone: its messages are read one by one.
-            return grpc.stream_stream_rpc_method_handler(self._streaming(method, handler.stream_stream), parse,
-                                                         serialise)
+            call = self._many(method, handler.stream_stream, self._enter_streaming)
+            return grpc.stream_stream_rpc_method_handler(call, parse, serialise)
+
+        async def enter(_: object, context: Context, method: str) -> object:
+            return await self._enter(context, method, parse)
+
         if handler.response_streaming:
-            call = self._one_to_many(method, handler.unary_stream, parse)
+            call = self._many(method, handler.unary_stream, enter)
             return grpc.stream_stream_rpc_method_handler(call, None, serialise)
-        return grpc.stream_unary_rpc_method_handler(self._one_to_one(method, handler.unary_unary, parse), None,
-                                                    serialise)
+        return grpc.stream_unary_rpc_method_handler(self._one(method, handler.unary_unary, enter), None, serialise)
 
-    def _one_to_one(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
-        async def call(_: object, context: Context) -> object:
+    def _one(self, method: str, behaviour: Behaviour, enter: Enter) -> Behaviour:
+        """A method with one response."""
+
+        async def call(requests: Any, context: Context) -> object:
             try:
-                return await behaviour(await self._enter(context, method, parse), context)
+                return await behaviour(await enter(requests, context, method), context)
             except Exception as error:
                 failure = _failure(error, method)
             await abort(context, failure)
 
         return call
 
-    def _one_to_many(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
-        async def call(_: object, context: Context) -> AsyncIterator[Any]:
-            try:
-                async for response in _responses(behaviour, await self._enter(context, method, parse), context):
-                    yield response
-                return
-            except Exception as error:
-                failure = _failure(error, method)
-            await abort(context, failure)
+    def _many(self, method: str, behaviour: Behaviour, enter: Enter) -> Behaviour:
+        """A method with any number of responses."""
 
-        return call
-
-    def _streaming(self, method: str, behaviour: Behaviour) -> Behaviour:
         async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
             try:
-                peer = self.guard.admit_streaming(context, method)
-                async for response in _responses(behaviour, self._paced(requests, peer), context):
+                async for response in _responses(behaviour, await enter(requests, context, method), context):
                     yield response
                 return
             except Exception as error:
@@ -95,6 +91,10 @@ class Edge(grpc.aio.ServerInterceptor):
             await abort(context, failure)
 
         return call
+
+    async def _enter_streaming(self, requests: AsyncIterator[Any], context: Context, method: str) -> object:
+        """The messages of a call that may bring any number. Raises NvstreamError when there is no share left for it."""
+        return self._paced(requests, self.guard.admit_streaming(context, method))
 
     async def _paced(self, requests: AsyncIterator[Any], peer: Peer) -> AsyncIterator[Any]:
         """The messages of a call, each of which costs as much as a call does."""

@@ -6,7 +6,7 @@ who has been served least first. So a long prompt costs the others a bounded sha
 A user who has fewer slots than their share gets one at once, from whoever has more; where all have one, whoever is
 behind gets a turn after a while. What gives up its slot, or its pages when they run out, is computed again later: its
 result does not change by that. The oldest is never asked for its pages, and nobody for a turn again before they got
-further than the last time, so requests come to their end.
+clearly further than the last time, so requests come to their end.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from nvstreamd.errors import InvalidRequest
 
 # Passes that a turn lasts, where users take turns.
 TURN = 16
+# Tokens by which one gets further, at most, before its next turn may end.
+MOST_AGAIN = 4 * TURN
 # Of a pass, before one was measured.
 UNKNOWN_SECONDS = 0.1
 SMOOTHING = 0.1
@@ -154,8 +156,9 @@ class Scheduler:
                 return
             found = self.pages.match(request.uid, request.tokens)
             computed = len(found) * self.pages.page_tokens
-            first = min(len(request.tokens), computed + self.prefill_chunk)
-            # One whose first chunk has no room would be preempted at once, in every pass again.
+            # One whose first chunk has no room would be preempted at once, in every pass again; one that had more
+            # before, where it was then.
+            first = min(len(request.tokens), max(computed + self.prefill_chunk, request.furthest + 1))
             while self.running and self._pages_for(first) - len(found) > self.pages.available:
                 if not self._make_way(request):
                     self.pages.release(found)
@@ -187,7 +190,15 @@ class Scheduler:
         counters = self.counters[request.batch]
         ahead = counters.served(victim.uid) - counters.served(request.uid)
         turn = TURN * (self.narrow_seconds or UNKNOWN_SECONDS) / self.max_running
-        return own == 0 and ahead > turn and victim.computed > victim.furthest
+        return own == 0 and ahead > turn and self._got_further(victim)
+
+    def _got_further(self, request: Request) -> bool:
+        """Whether a request that was preempted has got beyond where it was by about what it took to get there again.
+
+        By less than that passes would go into the same tokens over and over, and nobody who needs many would end.
+        """
+        again = min(MOST_AGAIN, request.furthest // self.prefill_chunk)
+        return request.computed > request.furthest + again
 
     def _pages_for(self, tokens: int) -> int:
         return -(-tokens // self.pages.page_tokens)

@@ -35,6 +35,7 @@ from nvstreamd.supervisor.admission import Admission
 from nvstreamd.supervisor.arrivals import Arrivals
 from nvstreamd.supervisor.catalog import Catalog
 from nvstreamd.supervisor.model import ServedModel
+from nvstreamd.supervisor.owners import Owners
 from nvstreamd.supervisor.watch import TICK_SECONDS
 from nvstreamd.supervisor.ways import Hardware
 from nvstreamd.systemd import listening_socket, notify
@@ -94,7 +95,7 @@ class App:
             stack.callback(self.admission.meter.save, at_once=True)
             parts = Parts(self.guard, self.catalog, self.admission, self.health, self.notes)
             await server.start(private / "grpc.sock", parts, stack)
-            await Front(listener, private / "grpc.sock").start(stack)
+            await Front(listener, private / "grpc.sock", Owners()).start(stack)
             ticking = asyncio.create_task(self._tick())
             stack.callback(ticking.cancel)
             log.info("listening on %s", listener.getsockname())

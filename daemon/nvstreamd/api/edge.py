@@ -99,13 +99,13 @@ class Edge(grpc.aio.ServerInterceptor):
     async def _paced(self, requests: AsyncIterator[Any], peer: Peer) -> AsyncIterator[Any]:
         """The messages of a call, each of which costs as much as a call does."""
         async for request in requests:
-            await self.guard.pace.take(peer.uid)
+            await self.guard.pace.take(peer.share)
             yield request
 
     async def _enter(self, context: Context, method: str, parse: Parse) -> object:
         """The call's message. Raises NvstreamError when there is no share left for it, or it is none."""
         peer = self.guard.admit(context, method)
-        await self.guard.pace.take(peer.uid)
+        await self.guard.pace.take(peer.share)
         raw = await self._receive(context, peer)
         self.guard.charge(context, peer, len(raw))
         try:

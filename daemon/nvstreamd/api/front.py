@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from nvstreamd.api.frames import Frames
 from nvstreamd.api.peer import Peer, credentials, upstream_name
 from nvstreamd.errors import QuotaExceeded
 from nvstreamd.places import check_length, make_room
+from nvstreamd.supervisor.owners import Owners
 from nvstreamd.supervisor.pace import Pace
 from nvstreamd.supervisor.pools import Pool
 
@@ -61,7 +63,8 @@ def public_socket(path: Path) -> socket.socket:
 class Front:
     """Relays connections from `listener` to grpcio's socket at `upstream`."""
 
-    def __init__(self, listener: socket.socket, upstream: Path) -> None:
+    def __init__(self, listener: socket.socket, upstream: Path, owners: Owners) -> None:
+        self.owners = owners
         self.listener = listener
         self.upstream = upstream
         self.connections = Pool("connections", MOST_CONNECTIONS, "use one for many calls")
@@ -90,16 +93,19 @@ class Front:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = credentials(writer.get_extra_info("socket"))
+        owner = self.owners.of(peer.uid)
+        if owner != peer.uid:
+            peer = replace(peer, owner=owner)
         try:
-            give_back = self.connections.take(peer.uid)
+            give_back = self.connections.take(peer.share)
         except QuotaExceeded as error:
             # There is no message of ours before HTTP/2's: the client sees a connection that ends.
-            if peer.uid not in self._refused:
-                self._refused.add(peer.uid)
+            if peer.share not in self._refused:
+                self._refused.add(peer.share)
                 log.warning("connections of uid %d are refused: %s", peer.uid, error)
             writer.transport.abort()
             return
-        self._refused.discard(peer.uid)
+        self._refused.discard(peer.share)
         relay = asyncio.create_task(self._relay(peer, reader, writer))
         self._relays.add(relay)
         relay.add_done_callback(self._relays.discard)
@@ -109,7 +115,7 @@ class Front:
         path = self.upstream.parent / upstream_name(peer, next(self._numbers))
         ends = [writer]
         try:
-            await self._connecting.take(peer.uid)
+            await self._connecting.take(peer.share)
             up_reader, up_writer = await self._connect(path)
             ends.append(up_writer)
             async with asyncio.TaskGroup() as both:
@@ -131,8 +137,8 @@ class Front:
         frames = Frames()
 
         async def wait(data: bytes) -> None:
-            await self._sending.take(peer.uid, len(data))
-            await self._framing.take(peer.uid, frames.work(data))
+            await self._sending.take(peer.share, len(data))
+            await self._framing.take(peer.share, frames.work(data))
 
         return wait
 

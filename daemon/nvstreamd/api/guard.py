@@ -49,7 +49,7 @@ class Guard:
         self.permissions.check(method, peer)
         if self.draining and method != STATUS:
             raise Draining("the daemon is shutting down", "try again when it is back")
-        when_over(context, self.calls.take(peer.uid))
+        when_over(context, self.calls.take(peer.share))
         # What others only watch by never ends: a drain does not wait for it.
         if not method.startswith(STANDARD):
             self._count(context)
@@ -69,13 +69,13 @@ class Guard:
     def admit_streaming(self, context: Context, method: str) -> Peer:
         """`admit` for a call that may bring any number of messages."""
         peer = self.admit(context, method)
-        when_over(context, self.streaming.take(peer.uid))
+        when_over(context, self.streaming.take(peer.share))
         return peer
 
     def charge(self, context: Context, peer: Peer, size: int) -> None:
         """Counts the bytes of a request for as long as its call is open. Raises QuotaExceeded."""
         self._received += size
-        when_over(context, self.bytes.take(peer.uid, size))
+        when_over(context, self.bytes.take(peer.share, size))
 
     def let_go(self) -> None:
         """Frees large requests that are over: an error refers to frames that refer to it, and so keeps what they held.
@@ -93,7 +93,7 @@ class Guard:
     @asynccontextmanager
     async def receiving(self, peer: Peer) -> AsyncIterator[None]:
         """Waits until the caller may send a message."""
-        turns, waiting = self._receiving.setdefault(peer.uid, (asyncio.Semaphore(MOST_RECEIVING), set()))
+        turns, waiting = self._receiving.setdefault(peer.share, (asyncio.Semaphore(MOST_RECEIVING), set()))
         token = object()
         waiting.add(token)
         try:
@@ -102,7 +102,7 @@ class Guard:
         finally:
             waiting.discard(token)
             if not waiting:
-                del self._receiving[peer.uid]
+                del self._receiving[peer.share]
 
     async def drain(self, seconds: float) -> int:
         """Refuses calls from now on and waits for the open ones; returns how many were still open after `seconds`."""

@@ -49,7 +49,8 @@ class Inference(InferenceServicer):
     async def Tokenize(self, request: public.TokenizeRequest,
                        context: Context) -> public.TokenizeResponse:
         """Token ids as Generate would see them."""
-        call = Encode(uid=of_call(context.peer()).uid, add_special=request.add_special)
+        peer = of_call(context.peer())
+        call = Encode(uid=peer.uid, share=peer.share, add_special=request.add_special)
         if request.WhichOneof("input") == "chat":
             check_messages(request.chat.messages)
             call.chat.CopyFrom(request.chat)
@@ -70,7 +71,8 @@ class Inference(InferenceServicer):
         """Events until the end. A client that leaves or runs out of time frees its slot before the next pass."""
         peer = of_call(context.peer())
         model = await self._model(name)
-        ticket = self.admission.admit(run, name, peer.uid, peer.gid)
+        run.uid = peer.uid
+        ticket = self.admission.admit(run, name, peer.share, None if peer.owner is not None else peer.gid)
         when_over(context, ticket.release)
         stream = model.submit(run, ticket.charge)
         when_over(context, lambda: model.cancel(run.id))

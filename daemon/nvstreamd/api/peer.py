@@ -14,15 +14,21 @@ from urllib.parse import unquote
 from nvstreamd.errors import PermissionDenied
 
 UCRED = struct.Struct("3i")
-NAME = re.compile(r"u(?P<uid>\d{1,10})-g(?P<gid>\d{1,10})-\d+\.peer")
+NAME = re.compile(r"u(?P<uid>\d{1,10})-g(?P<gid>\d{1,10})(?:-s(?P<owner>\d{1,10}))?-\d+\.peer")
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A caller: uid and primary gid of the process that connected."""
+    """A caller: uid and primary gid of the process that connected. `owner` may become them (supervisor.owners)."""
 
     uid: int
     gid: int
+    owner: int | None = None
+
+    @property
+    def share(self) -> int:
+        """The uid whose share of the daemon the caller uses."""
+        return self.uid if self.owner is None else self.owner
 
     def in_group(self, name: str) -> bool:
         """Whether the caller's user belongs to that group now."""
@@ -43,7 +49,7 @@ def credentials(connection: socket.socket) -> Peer:
 
 def upstream_name(peer: Peer, number: int) -> str:
     """The file name that carries a caller's identity to `of_call`."""
-    return f"u{peer.uid}-g{peer.gid}-{number}.peer"
+    return f"u{peer.uid}-g{peer.gid}{'' if peer.owner is None else f'-s{peer.owner}'}-{number}.peer"
 
 
 # Of the last of a great many connections.
@@ -55,4 +61,4 @@ def of_call(grpc_peer: str) -> Peer:
     match = NAME.search(unquote(grpc_peer).rpartition("/")[2])
     if match is None:
         raise PermissionDenied("the caller is unknown", "connect through the daemon's public socket")
-    return Peer(int(match["uid"]), int(match["gid"]))
+    return Peer(int(match["uid"]), int(match["gid"]), None if match["owner"] is None else int(match["owner"]))

@@ -41,10 +41,10 @@ class Status(StatusServicer):
 
     def _shares(self, peer: Peer) -> list[status.UserShare]:
         """The caller's own share first; everybody's for an administrator."""
-        own = self._share(peer.uid, peer.gid)
+        own = self._share(peer.share, None if peer.owner is not None else peer.gid)
         if not self.parts.guard.permissions.is_administrator(peer):
             return [own]
-        others = {*self.parts.guard.calls.uids, *self.parts.admission.uids} - {peer.uid}
+        others = {*self.parts.guard.calls.uids, *self.parts.admission.uids} - {peer.share}
         return [own, *(self._share(uid, None) for uid in sorted(others))]
 
     def _share(self, uid: int, gid: int | None) -> status.UserShare:

@@ -77,6 +77,7 @@ class Prompts:
             constraint=constraint,
             ignore_eos=options.ignore_eos,
             logprobs=options.logprobs if options.HasField("logprobs") else None,
+            share=run.share if run.HasField("share") else run.uid,
             weight=run.weight or 1.0,
             batch=run.batch,
         )

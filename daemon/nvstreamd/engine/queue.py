@@ -34,7 +34,7 @@ class Queue:
         return bool(self._of)
 
     def __contains__(self, request: Request) -> bool:
-        return request in self._of.get(request.uid, ())
+        return request in self._of.get(request.share, ())
 
     @property
     def uids(self) -> set[int]:
@@ -52,15 +52,15 @@ class Queue:
 
     def rank(self, request: Request) -> Rank:
         """The place of a request's user among users: the smallest is next."""
-        return request.batch, self._counters[request.batch].served(request.uid)
+        return request.batch, self._counters[request.batch].served(request.share)
 
     def put(self, request: Request) -> None:
         """Behind what its user waits for already."""
-        self._of.setdefault(request.uid, deque()).append(request)
+        self._of.setdefault(request.share, deque()).append(request)
 
     def put_back(self, request: Request) -> None:
         """Before what its user waits for: it was running."""
-        self._of.setdefault(request.uid, deque()).appendleft(request)
+        self._of.setdefault(request.share, deque()).appendleft(request)
 
     def head(self) -> Request | None:
         """Whose turn it is."""
@@ -68,10 +68,10 @@ class Queue:
 
     def remove(self, request: Request) -> None:
         """Takes a request out."""
-        requests = self._of[request.uid]
+        requests = self._of[request.share]
         requests.remove(request)
         if not requests:
-            del self._of[request.uid]
+            del self._of[request.share]
 
     def in_order(self, passes_of: Passes) -> Iterator[Request]:
         """All of them in the order in which they will run, should each take as many passes as it may."""

@@ -19,7 +19,8 @@ class Request:
     `computed` tokens of it have their keys and values in `pages`. `limit` is the length at which it ends.
     `details` are the log probabilities of tokens that are still held back. `cached` prompt tokens came from another
     request's pages, `preemptions` counts how often its own were taken away, when `furthest` tokens had been computed.
-    `weight` is its user's share; a `batch` request waits for all others.
+    `share` is the uid whose share it uses, `uid` unless another is given; `weight` is that share's, and a `batch`
+    request waits for all others.
     """
 
     id: int
@@ -33,6 +34,7 @@ class Request:
     constraint: Constraint | None = None
     ignore_eos: bool = False
     logprobs: int | None = None
+    share: int = -1
     weight: float = 1.0
     batch: bool = False
     details: deque[TokenLogprob] = field(default_factory=deque)
@@ -48,6 +50,10 @@ class Request:
     arrived: float = field(default_factory=time.monotonic)
     admitted: float | None = None
     first_token: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.share < 0:
+            self.share = self.uid
 
     @property
     def generated(self) -> int:

@@ -6,7 +6,7 @@ who has been served least first. So a long prompt costs the others a bounded sha
 A user who has fewer slots than their share gets one at once, from whoever has more; where all have one, whoever is
 behind gets a turn after a while. What gives up its slot, or its pages when they run out, is computed again later: its
 result does not change by that. The oldest is never asked for its pages, and nobody for a turn again before they got
-further than the last time, so requests come to their end.
+clearly further than the last time, so requests come to their end.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from nvstreamd.errors import InvalidRequest
 
 # Passes that a turn lasts, where users take turns.
 TURN = 16
+# Tokens by which one gets further, at most, before its next turn may end.
+MOST_AGAIN = 4 * TURN
 # Of a pass, before one was measured.
 UNKNOWN_SECONDS = 0.1
 SMOOTHING = 0.1
@@ -65,7 +67,7 @@ class Scheduler:
     @property
     def uids(self) -> set[int]:
         """Users who have requests here."""
-        return self.waiting.uids | {request.uid for request in self.running}
+        return self.waiting.uids | {request.share for request in self.running}
 
     def served(self, uid: int) -> float:
         """Seconds of passes that a user here has had, over their weight."""
@@ -81,7 +83,7 @@ class Scheduler:
         if needed > self.pages.count:
             raise InvalidRequest(f"{request.limit} tokens take {needed} KV pages, there are {self.pages.count}",
                                  "load the model with a larger kv_budget", field="prompt")
-        self.counters[request.batch].arrive(request.uid)
+        self.counters[request.batch].arrive(request.share)
         self.waiting.put(request)
         self.changes += 1
         self._admit()
@@ -95,7 +97,7 @@ class Scheduler:
         elif request in self.waiting:
             self.waiting.remove(request)
         for counters in self.counters.values():
-            counters.leave(request.uid, self.uids)
+            counters.leave(request.share, self.uids)
 
     def next_pass(self) -> list[Work]:
         """The work of the next pass; empty when idle."""
@@ -138,8 +140,8 @@ class Scheduler:
             costs = defaultdict[int, float](float)
             for item, cost in zip(work, caused, strict=True):
                 if item.request.batch == batch:
-                    costs[item.request.uid] += cost / item.request.weight
-            counters.charge(costs, {request.uid for request in (*self.waiting.heads, *in_prefill)
+                    costs[item.request.share] += cost / item.request.weight
+            counters.charge(costs, {request.share for request in (*self.waiting.heads, *in_prefill)
                                     if request.batch == batch})
 
     def forecast(self, pass_seconds: float) -> list[tuple[Request, int]]:
@@ -154,8 +156,9 @@ class Scheduler:
                 return
             found = self.pages.match(request.uid, request.tokens)
             computed = len(found) * self.pages.page_tokens
-            first = min(len(request.tokens), computed + self.prefill_chunk)
-            # One whose first chunk has no room would be preempted at once, in every pass again.
+            # One whose first chunk has no room would be preempted at once, in every pass again; one that had more
+            # before, where it was then.
+            first = min(len(request.tokens), max(computed + self.prefill_chunk, request.furthest + 1))
             while self.running and self._pages_for(first) - len(found) > self.pages.available:
                 if not self._make_way(request):
                     self.pages.release(found)
@@ -170,9 +173,9 @@ class Scheduler:
 
     def _make_way(self, request: Request) -> bool:
         """Ends the turn of another user's request, if that is fair. False: `request` has to wait."""
-        own = sum(r.uid == request.uid for r in self.running)
+        own = sum(r.share == request.share for r in self.running)
         for victim in sorted(reversed(self.running), key=self.waiting.rank, reverse=True):
-            if victim.uid != request.uid and self._gives_way(victim, request, own):
+            if victim.share != request.share and self._gives_way(victim, request, own):
                 self._preempt(victim)
                 return True
         return False
@@ -181,13 +184,21 @@ class Scheduler:
         """Whether a running request is one too many of its user's, or has had its turn."""
         if victim.batch != request.batch:
             return victim.batch
-        theirs = sum(r.uid == victim.uid for r in self.running)
+        theirs = sum(r.share == victim.share for r in self.running)
         if theirs > 1 and (own == 0 or (own + 1) / request.weight <= (theirs - 1) / victim.weight):
             return True
         counters = self.counters[request.batch]
-        ahead = counters.served(victim.uid) - counters.served(request.uid)
+        ahead = counters.served(victim.share) - counters.served(request.share)
         turn = TURN * (self.narrow_seconds or UNKNOWN_SECONDS) / self.max_running
-        return own == 0 and ahead > turn and victim.computed > victim.furthest
+        return own == 0 and ahead > turn and self._got_further(victim)
+
+    def _got_further(self, request: Request) -> bool:
+        """Whether a request that was preempted has got beyond where it was by about what it took to get there again.
+
+        By less than that passes would go into the same tokens over and over, and nobody who needs many would end.
+        """
+        again = min(MOST_AGAIN, request.furthest // self.prefill_chunk)
+        return request.computed > request.furthest + again
 
     def _pages_for(self, tokens: int) -> int:
         return -(-tokens // self.pages.page_tokens)

@@ -193,6 +193,6 @@ class Server:
         )))
 
     def _loads(self) -> list[UserLoad]:
-        running = Counter(request.uid for request in self.scheduler.running)
+        running = Counter(request.share for request in self.scheduler.running)
         return [UserLoad(uid=uid, running=running[uid], queued=self.scheduler.waiting.count(uid),
                          served_seconds=self.scheduler.served(uid)) for uid in sorted(self.scheduler.uids)]

@@ -48,8 +48,8 @@ class Admission:
         """How many requests of a user are open."""
         return self._requests.get(uid, 0)
 
-    def admit(self, run: Run, model: str, uid: int, gid: int) -> Ticket:
-        """Lets a request in and writes into it whose it is and what share it has. Raises QuotaExceeded."""
+    def admit(self, run: Run, model: str, uid: int, gid: int | None) -> Ticket:
+        """Lets a request in and writes into it which share it uses, that of `uid`. Raises QuotaExceeded."""
         quota = self.quota(uid, gid)
         if quota.requests is not None and self.requests(uid) >= quota.requests:
             raise QuotaExceeded(f"{self.requests(uid)} requests of yours are open, {quota.requests} may be",
@@ -58,7 +58,7 @@ class Admission:
         places = self._places.setdefault(model, Pool(f"requests for {model}", self._alone, "try again later"))
         give_back = places.take(uid)
         self._requests[uid] = self.requests(uid) + 1
-        run.uid, run.weight, run.batch = uid, quota.weight, quota.priority == BATCH
+        run.share, run.weight, run.batch = uid, quota.weight, quota.priority == BATCH
         run.longest_context = quota.longest_context or 0
         # Chosen here, so that a replay in another engine draws the same tokens.
         if not run.options.sampling.HasField("seed"):

@@ -6,19 +6,25 @@ from collections.abc import Callable
 
 from nvstreamd.errors import QuotaExceeded
 
+# The part of what a user has at most that is kept for each who comes last.
+A_LITTLE = 64
+
 
 class Pool:
     """Units of something: places in a queue, open calls, bytes. `alone` is what a user has at most.
 
-    There is twice as much in all, and nobody gets more than what would be left for everybody else: one who takes what
-    there is leaves as much again, the next one half of that, and what comes back goes to whoever has less than is left.
-    Choudhury and Hahne, Dynamic Queue Length Thresholds, 1998, with a factor of one.
+    There is twice as much, and nobody gets more than what would be left for everybody else: one who takes what there
+    is leaves as much again. Choudhury and Hahne, Dynamic Queue Length Thresholds, 1998, with a factor of one. Each who
+    comes and keeps all they get halves what is left, so ten of them leave nothing. For whoever comes then there is
+    half of `alone` on top of it, of which nobody gets more than a little.
     """
 
     def __init__(self, what: str, alone: int, hint: str) -> None:
         self.what = what
         self.alone = alone
         self._capacity = 2 * alone
+        self._in_all = self._capacity + alone // 2
+        self._little = max(1, alone // A_LITTLE)
         self._hint = hint
         self._taken: dict[int, int] = {}
         self._total = 0
@@ -35,7 +41,9 @@ class Pool:
     def take(self, uid: int, amount: int = 1) -> Callable[[], None]:
         """Takes for a user; what is returned gives it back, once. Raises QuotaExceeded when that is too much."""
         own = self.taken(uid) + amount
-        if own > self._capacity - self._total:
+        total = self._total + amount
+        is_little = own <= self._little and total <= self._in_all
+        if own > self._capacity - total and not is_little:
             raise QuotaExceeded(f"{self.taken(uid)} {self.what} are yours, {self._total} everybody's", self._hint,
                                 field=self.what)
         self._add(uid, amount)

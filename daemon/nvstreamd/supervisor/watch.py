@@ -13,6 +13,7 @@ TICK_SECONDS = 1.0
 # A tick that comes later than this came late because of us.
 LONGEST_TICK = 2.0
 QUIET_SECONDS = 30.0
+LONGEST_PASS = 1e9
 EXPECTED_PASSES = 10
 # An engine that starts reads its tokenizer before it can say anything.
 FIRST_SIGN_SECONDS = 120.0
@@ -55,7 +56,9 @@ class Watch:
         """Any report came; a beat says whether work moves as well."""
         self._quiet, self._has_spoken = 0.0, True
         if beat is not None:
-            self.pass_seconds, self.peak_bytes = beat.pass_seconds, beat.peak_bytes
+            # An engine may say anything: what is no time is none.
+            self.pass_seconds = beat.pass_seconds if 0 <= beat.pass_seconds < LONGEST_PASS else 0.0
+            self.peak_bytes = beat.peak_bytes
             if not beat.work or beat.steps != self._steps:
                 self._steps, self._still = beat.steps, 0.0
 

@@ -345,6 +345,7 @@ class Run(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
     LONGEST_CONTEXT_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     uid: _builtins.int
     text: _builtins.str
@@ -354,6 +355,10 @@ class Run(_message.Message):
     """Runs when nobody waits whose requests are not batch."""
     longest_context: _builtins.int
     """Tokens that the sequence may have by the user's quota; 0: what the model allows."""
+    share: _builtins.int
+    """The uid whose share it uses, where that is another than `uid`: a container's uid is its user's. Nothing but shares
+    is common to both.
+    """
     @_builtins.property
     def token_ids(self) -> _inference_pb2.TokenIds: ...
     @_builtins.property
@@ -377,13 +382,19 @@ class Run(_message.Message):
         weight: _builtins.float = ...,
         batch: _builtins.bool = ...,
         longest_context: _builtins.int = ...,
+        share: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "options", b"options", "prompt", b"prompt", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_share", b"_share", "chat", b"chat", "options", b"options", "prompt", b"prompt", "share", b"share", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "chat", b"chat", "id", b"id", "longest_context", b"longest_context", "options", b"options", "prompt", b"prompt", "sent_token_ids", b"sent_token_ids", "text", b"text", "token_ids", b"token_ids", "uid", b"uid", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_share", b"_share", "batch", b"batch", "chat", b"chat", "id", b"id", "longest_context", b"longest_context", "options", b"options", "prompt", b"prompt", "sent_token_ids", b"sent_token_ids", "share", b"share", "text", b"text", "token_ids", b"token_ids", "uid", b"uid", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__share: _TypeAlias = _typing.Literal["share"]  # noqa: Y015
+    _WhichOneofArgType__share: _TypeAlias = _typing.Literal["_share", b"_share"]  # noqa: Y015
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "token_ids", "chat"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share) -> _WhichOneofReturnType__share | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
@@ -416,10 +427,13 @@ class Encode(_message.Message):
     CHAT_FIELD_NUMBER: _builtins.int
     ADD_SPECIAL_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     text: _builtins.str
     add_special: _builtins.bool
     uid: _builtins.int
+    share: _builtins.int
+    """As in Run."""
     @_builtins.property
     def chat(self) -> _inference_pb2.ChatInput: ...
     def __init__(
@@ -430,13 +444,19 @@ class Encode(_message.Message):
         chat: _inference_pb2.ChatInput | None = ...,
         add_special: _builtins.bool = ...,
         uid: _builtins.int = ...,
+        share: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_share", b"_share", "chat", b"chat", "input", b"input", "share", b"share", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_special", b"add_special", "chat", b"chat", "id", b"id", "input", b"input", "text", b"text", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_share", b"_share", "add_special", b"add_special", "chat", b"chat", "id", b"id", "input", b"input", "share", b"share", "text", b"text", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__share: _TypeAlias = _typing.Literal["share"]  # noqa: Y015
+    _WhichOneofArgType__share: _TypeAlias = _typing.Literal["_share", b"_share"]  # noqa: Y015
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "chat"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share) -> _WhichOneofReturnType__share | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___Encode: _TypeAlias = Encode  # noqa: Y015

@@ -51,10 +51,13 @@ def test_what_is_not_in_the_table_is_refused() -> None:
 def test_the_name_carries_the_identity() -> None:
     peer = Peer(4294967294, 4294967294)
     assert of_call(f"unix:/tmp/nvstreamd-abc/{upstream_name(peer, 12)}") == peer
+    contained = Peer(100_005, 100_005, 1000)
+    assert of_call(f"unix:/tmp/x/{upstream_name(contained, 3)}") == contained and contained.share == 1000
     assert of_call(f"unix:%2Ftmp%2Fx/{upstream_name(Peer(0, 5), 1)}") == Peer(0, 5)
 
 
-NAMELESS = ["", "unix:", "ipv4:127.0.0.1:80", "unix:/x/u-1-g0-1.peer", "unix:/x/u0-g0-1.peer/y"]
+NAMELESS = ["", "unix:", "ipv4:127.0.0.1:80", "unix:/x/u-1-g0-1.peer", "unix:/x/u0-g0-1.peer/y",
+            "unix:/x/u0-g0-s-1.peer"]
 
 
 @pytest.mark.parametrize("claimed", NAMELESS)

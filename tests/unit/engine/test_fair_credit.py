@@ -1,4 +1,4 @@
-"""Can anybody earn the right to hold up the others, by what they do while nobody holds them up?"""
+"""Does a user's share lead to answers, and can nobody earn more of it while they want none?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nvstreamd.engine.request import Request
 from nvstreamd.engine.scheduler import Scheduler, Work
 from unit.engine.rig import request
 
-CHUNK, LONG = 8, 1 << 20
+PAGE, CHUNK, LONG = 16, 8, 1 << 18
 NARROW, A_TOKEN = 0.1, 0.01
 HEAVY, LIGHT, NEW = 1, 2, 3
 
@@ -21,11 +21,13 @@ HEAVY, LIGHT, NEW = 1, 2, 3
 class Traffic:
     """Users who always have as many requests open as they want, of this prompt and answer."""
 
-    def __init__(self, slots: int) -> None:
-        self.plan = Scheduler(KvPages(1 << 16, 16), slots, CHUNK)
+    def __init__(self, slots: int, pages: int = 1 << 16) -> None:
+        self.pages = pages
+        self.plan = Scheduler(KvPages(pages, PAGE), slots, CHUNK)
         self.numbers = count()
         self.wants: dict[int, tuple[int, int, int, float, bool]] = {}
         self.served: Counter[int] = Counter()
+        self.ended: Counter[int] = Counter()
 
     def want(self, uid: int, requests: int, prompt: int, answer: int, weight: float = 1.0, batch: bool = False) -> None:
         self.wants[uid] = requests, prompt, answer, weight, batch
@@ -41,7 +43,8 @@ class Traffic:
         for uid, (requests, prompt, answer, weight, batch) in self.wants.items():
             for _ in range(requests - here[uid]):
                 number = next(self.numbers)
-                item = request(number, [number] * prompt, uid=uid, limit=1 << 19, max_tokens=answer)
+                item = request(number, [number] * prompt, uid=uid, limit=min(self.pages * PAGE, prompt + answer),
+                               max_tokens=answer)
                 item.weight, item.batch = weight, batch
                 self.plan.add(item)
 
@@ -56,8 +59,9 @@ class Traffic:
 
     def _token(self, item: Request) -> None:
         item.tokens.append(1)
-        if item.generated >= item.max_tokens:
+        if item.generated >= item.max_tokens or len(item.tokens) >= item.limit:
             self.plan.remove(item)
+            self.ended[item.uid] += 1
 
 
 @pytest.mark.parametrize("weight", [1.0, 100.0])
@@ -93,3 +97,14 @@ def test_who_wants_more_has_it_by_weight(slots: int, weight: float) -> None:
     traffic.want(NEW, 12, 200, 1, weight)
     traffic.passes(4000)
     assert traffic.served[NEW] == pytest.approx(weight * traffic.served[HEAVY], rel=0.2)
+
+
+@pytest.mark.parametrize(("slots", "pages"), [(1, 40), (2, 20), (4, 20), (8, 12)])
+def test_users_who_need_most_of_the_pages_have_answers_all_of_them(slots: int, pages: int) -> None:
+    """They had the same time each, and it went into the same tokens again and again: some had no answer, ever."""
+    traffic = Traffic(slots, pages)
+    whole = pages * PAGE
+    for uid, (prompt, answer) in enumerate(((whole // 2, whole // 4), (whole // 10, whole // 2), (whole // 3, 20))):
+        traffic.want(uid, 3, prompt, answer)
+    traffic.passes(4000)
+    assert min(traffic.ended[uid] for uid in range(3)) >= 2, traffic.ended

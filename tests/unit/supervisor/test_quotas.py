@@ -41,7 +41,7 @@ def admission(tmp_path: Path) -> Admission:
 def test_a_request_carries_its_share_and_a_seed(admission: Admission) -> None:
     run = Run()
     admission.admit(run, "model", STRANGER, STRANGER)
-    assert (run.uid, run.weight, run.batch, run.longest_context) == (STRANGER, 2.5, True, 99)
+    assert (run.share, run.weight, run.batch, run.longest_context) == (STRANGER, 2.5, True, 99)
     assert run.options.sampling.HasField("seed")
     chosen = Run()
     chosen.options.sampling.seed = 0

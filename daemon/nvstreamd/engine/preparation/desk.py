@@ -62,6 +62,11 @@ class Job:
         return self.call.uid
 
     @property
+    def share(self) -> int:
+        """The user whose turn it takes."""
+        return self.call.share if self.call.HasField("share") else self.call.uid
+
+    @property
     def costly(self) -> bool:
         """Whether it may keep a processor busy for long."""
         return self.cost > CHEAP
@@ -75,7 +80,7 @@ class Turns:
 
     def put(self, job: Job) -> None:
         """Behind what its uid already waits for."""
-        self._of.setdefault(job.uid, deque()).append(job)
+        self._of.setdefault(job.share, deque()).append(job)
 
     def take(self, busy: frozenset[int] = frozenset()) -> Job | None:
         """The next of the uid whose turn it is; uids in `busy` are passed over."""
@@ -90,12 +95,12 @@ class Turns:
 
     def remove(self, job: Job) -> bool:
         """Forgets a job; False when it does not wait here."""
-        jobs = self._of.get(job.uid)
+        jobs = self._of.get(job.share)
         if jobs is None or job not in jobs:
             return False
         jobs.remove(job)
         if not jobs:
-            del self._of[job.uid]
+            del self._of[job.share]
         return True
 
 
@@ -116,13 +121,13 @@ class Desk:
             return self._cheap.take()
         job = self._costly.take(frozenset(self._under_way))
         if job is not None:
-            self._under_way[job.uid] = job
+            self._under_way[job.share] = job
         return job
 
     def done(self, job: Job) -> None:
         """Lets the next costly job of that user begin."""
-        if self._under_way.get(job.uid) is job:
-            del self._under_way[job.uid]
+        if self._under_way.get(job.share) is job:
+            del self._under_way[job.share]
 
     def remove(self, job: Job) -> bool:
         """Forgets a job that waits; False when it is under way, or over."""

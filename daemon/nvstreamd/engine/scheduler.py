@@ -53,6 +53,7 @@ class Scheduler:
         self.prefill_chunk = prefill_chunk
         # By class: one that waits for all others says nothing about what those had.
         self.counters = {batch: Counters() for batch in (False, True)}
+        self._after_pass = {batch: defaultdict[int, float](float) for batch in (False, True)}
         self.waiting = Queue(self.counters)
         self.running: list[Request] = []
         self.narrow_seconds: float | None = None
@@ -133,11 +134,15 @@ class Scheduler:
             if item.begin < request.prompt_length <= request.computed:
                 self.pages.remember(request.uid, request.tokens[: request.computed], request.pages)
 
+    def sampled(self, request: Request, seconds: float) -> None:
+        """Charges a user, with the next pass, for what came after this one: options decide how long a choice takes."""
+        self._after_pass[request.batch][request.share] += seconds / request.weight
+
     def _charge(self, work: Sequence[Work], seconds: float) -> None:
         caused = shares_of_pass([item.count for item in work], seconds, self.narrow_seconds or 0.0)
         in_prefill = [request for request in self.running if request.pending > 1]
         for batch, counters in self.counters.items():
-            costs = defaultdict[int, float](float)
+            costs, self._after_pass[batch] = self._after_pass[batch], defaultdict(float)
             for item, cost in zip(work, caused, strict=True):
                 if item.request.batch == batch:
                     costs[item.request.share] += cost / item.request.weight

@@ -155,7 +155,9 @@ class Server:
             self._account(item, resident)
             if item.samples:
                 # An embedding may have more rows than the tokenizer has tokens: no text has those.
+                began = time.monotonic()
                 self.delivery.sample(item.request, next(rows)[:vocabulary])
+                self.scheduler.sampled(item.request, time.monotonic() - began)
             else:
                 done = min(item.request.computed, item.request.prompt_length)
                 self.channel.send(FromEngine(

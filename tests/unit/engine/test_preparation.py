@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -197,3 +200,24 @@ def test_a_worker_that_is_killed_costs_its_call_alone(kitchen: Kitchen) -> None:
     kitchen.preparer.submit(other)
     outcomes = dict(kitchen.heard.next() for _ in range(2))
     assert isinstance(outcomes[1], NvstreamError) and isinstance(outcomes[2], Encoded)
+
+
+def test_a_worker_that_died_of_others_costs_a_cheap_call_nothing(kitchen: Kitchen) -> None:
+    kitchen.preparer.submit(text(1, 1, "first", 1))
+    assert isinstance(kitchen.heard.next()[1], Encoded)
+    killed = [path for path in Path("/proc").glob("[0-9]*") if _is_idle_worker(path)]
+    for path in killed:
+        os.kill(int(path.name), signal.SIGKILL)
+    assert killed
+    kitchen.preparer.submit(text(2, 1, "second", 1))
+    assert isinstance(kitchen.heard.next()[1], Encoded)
+
+
+def _is_idle_worker(path: Path) -> bool:
+    """Whether a process is a fork of the fork of this test, and not nice: the worker of the cheap lane."""
+    try:
+        parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        grandparent = int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return False
+    return grandparent == os.getpid() and os.getpriority(os.PRIO_PROCESS, int(path.name)) == 0

@@ -6,14 +6,16 @@ A thread a lane: it waits for its worker, so it computes next to nothing in this
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Final, Protocol
 
 from nvstreamd.engine.preparation.desk import CHEAP, Ask, Desk, Job
-from nvstreamd.engine.preparation.forks import Forks, ForksLost, Worker
+from nvstreamd.engine.preparation.forks import Forks, ForksLost, NoWorker, Worker
 from nvstreamd.engine.preparation.remembered import Remembered, is_refusal
+from nvstreamd.engine.preparation.worker import NICE
 from nvstreamd.engine.prompts import Prompts
 from nvstreamd.engine.request import Request
 from nvstreamd.errors import NvstreamError, RequestCancelled, from_wire, unexpected
@@ -101,6 +103,10 @@ class Preparer:
 
     def _serve(self, costly: bool) -> None:
         """The life of a lane. Cheap calls share a worker; a costly one has its own, and its memory goes with it."""
+        if costly:
+            with suppress(PermissionError):
+                # A schema is compiled in this process, beside passes.
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         with ExitStack() as stack:
             lane = _Lane(self.forks, self._forking, costly)
             stack.callback(lane.drop_worker)
@@ -156,19 +162,31 @@ class Preparer:
         return answer.encoded
 
     def _ask(self, job: Job, ask: Ask, lane: _Lane) -> FromEngine:
+        """A worker's answer. Raises NvstreamError when it died over the question."""
+        try:
+            return self._use(job, lane).ask(ask.packed)
+        except NvstreamError as error:
+            if ask.cost <= CHEAP and not isinstance(error, NoWorker):
+                # Too little to kill a worker: the kernel did, for want of memory that others had.
+                with self._changed:
+                    # No cancel must reach for it any more.
+                    self._workers.pop(job, None)
+                lane.drop_worker()
+                return self._use(job, lane).ask(ask.packed)
+            if not job.is_cancelled and not isinstance(error, NoWorker):
+                # It would kill the next worker too.
+                with self._changed:
+                    self._remembered.keep(job.uid, ask, FromEngine(failure=failure_of(error)))
+            raise
+
+    def _use(self, job: Job, lane: _Lane) -> Worker:
+        """The lane's worker, which a cancel of the job ends from now on."""
         worker = lane.worker()
         with self._changed:
             if job.is_cancelled:
                 raise _Refused(RequestCancelled("nobody waits for it"))
             self._workers[job] = worker
-        try:
-            return worker.ask(ask.packed)
-        except NvstreamError as error:
-            if not job.is_cancelled:
-                # It would kill the next worker too.
-                with self._changed:
-                    self._remembered.keep(job.uid, ask, FromEngine(failure=failure_of(error)))
-            raise
+        return worker
 
     def _finish(self, job: Job, answers: list[Encoded]) -> None:
         """Hands out what a call became. What comes after a cancel is told to nobody."""

@@ -149,6 +149,13 @@ class EnginePaused(EngineLost):
         self.retry_seconds = retry_seconds
 
 
+class NoMoreWorkers(NvstreamError):
+    """What an engine gets its workers from is gone: only another engine has one."""
+
+    status = "INTERNAL"
+    fatal = True
+
+
 class PoisonedRequest(NvstreamError):
     """A call was there whenever engines died, and the last time it was alone."""
 

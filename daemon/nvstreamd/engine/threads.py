@@ -26,7 +26,8 @@ class Threads:
         try:
             life()
         except Exception as error:
-            log.error("thread %s ended: %s", name, places(error))
             found = unexpected(error, f"thread {name}")
             found.fatal = True
+            # First of all: what there is no memory for is the line in the log.
             self._failed(found)
+            log.error("thread %s ended: %s", name, places(error, with_text=False))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nvstreamd.engine.preparation.worker import receive_exactly, refusal
-from nvstreamd.errors import NvstreamError
+from nvstreamd.errors import NoMoreWorkers, QuotaExceeded
 from nvstreamd.wire.engine_pb2 import FromEngine
 from nvstreamd.wire.frames import HEADER, frame, length_of
 
@@ -42,7 +42,7 @@ class Worker:
             header = receive_exactly(self.channel, HEADER.size)
             body = None if header is None else receive_exactly(self.channel, length_of(header))
         except TimeoutError:
-            raise refusal(f"gave no answer in {ANSWER_SECONDS:g} s") from None
+            raise refusal(f"gave no answer in {self.channel.gettimeout():g} s") from None
         except OSError:
             body = None
         if body is None:
@@ -64,11 +64,12 @@ class Worker:
 class Forks:
     """Forks workers that run `work` with their end of a channel, and whether what they are asked is costly.
 
-    Not for several threads at once.
+    A worker has `answer_seconds` for an answer. Not for several threads at once.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._work = work
+        self._answer_seconds = answer_seconds
         self._asking: socket.socket | None = None
 
     def start(self, stack: ExitStack) -> None:
@@ -85,20 +86,22 @@ class Forks:
         self._asking = ours
 
     def worker(self, costly: bool) -> Worker:
-        """A new one. Raises NvstreamError when the process that forks is gone."""
+        """A new one. Raises NoMoreWorkers when the process that forks is gone, QuotaExceeded when it cannot now."""
         assert self._asking is not None
         ours, theirs = socket.socketpair()
-        ours.settimeout(ANSWER_SECONDS)
+        ours.settimeout(self._answer_seconds)
         with theirs:
             try:
                 socket.send_fds(self._asking, [COSTLY if costly else CHEAP], [theirs.fileno()])
-                _, descriptors, _, _ = socket.recv_fds(self._asking, 1, 1)
+                told, descriptors, _, _ = socket.recv_fds(self._asking, 1, 1)
             except OSError:
-                descriptors = []
-        if not descriptors:
-            ours.close()
-            raise NvstreamError("no worker can be had: the process that forks them is gone", "load the model again")
-        return Worker(descriptors[0], ours)
+                told, descriptors = b"", []
+        if descriptors:
+            return Worker(descriptors[0], ours)
+        ours.close()
+        if told:
+            raise QuotaExceeded("no process can be made to prepare the request", "try again", field="processes")
+        raise NoMoreWorkers("no worker can be had: the process that forks them is gone")
 
 
 def _fork_when_asked(asked: socket.socket, work: Work) -> None:
@@ -108,14 +111,24 @@ def _fork_when_asked(asked: socket.socket, work: Work) -> None:
         told, descriptors, _, _ = socket.recv_fds(asked, 1, 1)
         if not told:
             return
-        with socket.socket(fileno=descriptors[0]) as channel:
-            pid = os.fork()
-            if pid == 0:
-                _begin(channel, work, told == COSTLY)
-        # It is there yet: it waits for its first question.
-        pidfd = os.pidfd_open(pid)
+        try:
+            with socket.socket(fileno=descriptors.pop()) as channel:
+                pidfd = _fork(channel, work, told == COSTLY)
+        except (OSError, IndexError):
+            # A machine that is out of processes or descriptors may have some later.
+            asked.sendall(told)
+            continue
         socket.send_fds(asked, [told], [pidfd])
         os.close(pidfd)
+
+
+def _fork(channel: socket.socket, work: Work, costly: bool) -> int:
+    """A worker's pidfd. Raises OSError."""
+    pid = os.fork()
+    if pid == 0:
+        _begin(channel, work, costly)
+    # It is there yet: it waits for its first question.
+    return os.pidfd_open(pid)
 
 
 def _begin(channel: socket.socket, work: Work, costly: bool) -> None:

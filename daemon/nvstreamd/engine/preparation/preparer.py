@@ -16,7 +16,7 @@ from nvstreamd.engine.preparation.forks import Forks, Worker
 from nvstreamd.engine.preparation.remembered import Remembered, is_refusal
 from nvstreamd.engine.prompts import Prompts
 from nvstreamd.engine.request import Request
-from nvstreamd.errors import NvstreamError, RequestCancelled, from_wire, unexpected
+from nvstreamd.errors import NoMoreWorkers, NvstreamError, RequestCancelled, from_wire, unexpected
 from nvstreamd.text import places
 from nvstreamd.wire.engine_pb2 import Encode, Encoded, FromEngine, Run
 from nvstreamd.wire.failures import failure_of
@@ -130,6 +130,9 @@ class Preparer:
             self._finish(job, [self._answer(job, ask, lane) for ask in job.asks])
         except _Refused as refused:
             self._fail(job, refused.error)
+        except NoMoreWorkers:
+            # The thread ends, and the engine with it: another one can prepare this, and all that come.
+            raise
         except Exception as found:
             error = unexpected(found, "preparing the request")
             if error is not found:
@@ -176,11 +179,14 @@ class Preparer:
             request = self.prompts.request(job.call, ids, schema)
             with self._changed:
                 # Before a cancel that comes now is told: whoever hears it must know of the request.
-                if self._open.pop(job.id, None) is job:
+                if self._open.get(job.id) is job:
                     self.results.ready(request)
-        elif self._close(job):
+                    del self._open[job.id]
+        elif self._open.get(job.id) is job:
             answers[0].id = job.id
+            # It stays open until that is said: what fails on the way is a failure that somebody waits for.
             self.results.encoded(answers[0])
+            self._close(job)
 
     def _fail(self, job: Job, error: NvstreamError) -> None:
         if self._close(job):

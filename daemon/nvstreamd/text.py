@@ -61,4 +61,5 @@ def log_to_stderr() -> None:
 
 def _uncaught(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
     if error is not None and not issubclass(kind, KeyboardInterrupt | SystemExit):
-        logging.getLogger("nvstreamd").critical("%s", places(error.with_traceback(trace)))
+        # An engine's may repeat what a user sent.
+        logging.getLogger("nvstreamd").critical("%s", places(error.with_traceback(trace), with_text=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import socket
 import sys
@@ -14,9 +15,11 @@ from typing import TypeGuard
 from nvstreamd.engine.channel import Channel
 from nvstreamd.engine.walls import raise_walls
 from nvstreamd.errors import NvstreamError, ProtocolError
-from nvstreamd.text import log_to_stderr
+from nvstreamd.text import log_to_stderr, places
 from nvstreamd.weights.files import OpenFile, adopt
 from nvstreamd.wire.engine_pb2 import Device, File, Load, Pack, ToEngine
+
+log = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -36,6 +39,10 @@ def main() -> int:
         channel.fail(error)
         return 1
     except BrokenPipeError:
+        return 1
+    except Exception as error:
+        # Its text may be a user's, and the log is not.
+        log.error("the engine ends: %s", places(error, with_text=False))
         return 1
     return 0
 

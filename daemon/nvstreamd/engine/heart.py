@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from nvstreamd.engine.channel import Channel
+from nvstreamd.engine.threads import ThreadLost, Threads
 from nvstreamd.wire.engine_pb2 import Beat, FromEngine
 
 BEAT_SECONDS = 1.0
@@ -25,20 +26,26 @@ class Signs:
 
 
 class Heart:
-    """Sends what `signs` returns, from a thread of its own. Replace `signs` when the engine can tell more."""
+    """Sends what `signs` returns, from a thread of its own, of whose end `failed` hears.
+
+    Replace both when the engine can tell more. Until then the daemon takes one without beats for frozen.
+    """
 
     def __init__(self, channel: Channel, signs: Callable[[], Signs]) -> None:
         self.channel = channel
         self.signs = signs
+        self.failed: Callable[[ThreadLost], None] = lambda error: None
         self._over = threading.Event()
 
     def start(self, stack: ExitStack) -> None:
         """Beats from now on; `stack` ends it."""
         stack.callback(self._over.set)
-        threading.Thread(target=self._beat, name="heart", daemon=True).start()
+        Threads(self._end).run("heart", self._beat)
+
+    def _end(self, error: ThreadLost) -> None:
+        self.failed(error)
 
     def _beat(self) -> None:
-        """Without beats the daemon takes the engine for frozen: the end of this thread is noticed by that."""
         while not self._over.is_set():
             signs = self.signs()
             since = None if signs.pass_began is None else time.monotonic() - signs.pass_began

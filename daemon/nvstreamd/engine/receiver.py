@@ -5,13 +5,17 @@ This thread does nothing whose length a caller chooses: it looks at lengths, and
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from queue import SimpleQueue
 
 from nvstreamd.engine.channel import Channel
 from nvstreamd.engine.preparation.preparer import Preparer
 from nvstreamd.errors import unexpected
+from nvstreamd.text import places
 from nvstreamd.wire.engine_pb2 import ToEngine
+
+log = logging.getLogger(__name__)
 
 Command = Callable[[], None]
 
@@ -41,5 +45,8 @@ class Receiver:
         call = command.run if command.HasField("run") else command.encode
         try:
             self.preparer.submit(call)
-        except Exception as error:
-            self.channel.fail(unexpected(error, "taking the request"), call.id)
+        except Exception as found:
+            error = unexpected(found, "taking the request")
+            if error is not found:
+                log.error("taking a request: %s", places(found, with_text=False))
+            self.channel.fail(error, call.id)

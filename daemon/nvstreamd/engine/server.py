@@ -55,7 +55,7 @@ class Server:
 
     def serve(self, heart: Heart, stack: ExitStack) -> None:
         """Returns when the daemon is gone. Raises NvstreamError when the model cannot go on, ThreadLost."""
-        heart.signs = self.signs
+        heart.signs, heart.failed = self.signs, self._end_by
         self.preparer.start(stack)
         self.threads.run("receive", self.receiver.receive)
         while self._obey():

@@ -29,5 +29,6 @@ class Threads:
         try:
             life()
         except Exception as error:
-            log.error("thread %s ended: %s", name, places(error))
+            # First of all: what there is no memory for is the line in the log.
             self._failed(ThreadLost(name))
+            log.error("thread %s ended: %s", name, places(error, with_text=False))

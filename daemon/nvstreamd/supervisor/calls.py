@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 
 from nvstream.v1 import inference_pb2 as public
-from nvstreamd.errors import NvstreamError, from_wire
+from nvstreamd.errors import NvstreamError, ProtocolError, from_wire
+from nvstreamd.supervisor.reports import SERVING
 from nvstreamd.supervisor.stream import Encoding, Stream
 from nvstreamd.supervisor.suspicion import PATIENCE_SECONDS, Poison, Record, poisoned
 from nvstreamd.wire.engine_pb2 import Encode, Failure, FromEngine, Run, ToEngine
@@ -107,9 +108,16 @@ class Calls:
             self._fail(number, error)
 
     def take(self, report: FromEngine) -> None:
-        """Hands a report of one of them to whoever waits for it. Raises the NvstreamError of a failure of all."""
+        """Hands a report of one of them to whoever waits for it; of one that was left nobody waits.
+
+        Raises the NvstreamError of a failure of all, or ProtocolError for a report that fits no call.
+        """
         kind = report.WhichOneof("report")
+        if kind not in SERVING:
+            raise ProtocolError(f"{kind} while it serves")
         if kind == "encoded":
+            if report.encoded.id in self.streams:
+                raise ProtocolError(f"{kind} for a stream")
             encoding = self._encodings.get(report.encoded.id)
             if encoding is not None:
                 encoding.succeed(report.encoded)
@@ -118,6 +126,8 @@ class Calls:
             self._take_failure(report.failure)
         elif kind in ("queued", "prefilled", "tokens", "ended"):
             number = getattr(report, kind).id
+            if number in self._encodings:
+                raise ProtocolError(f"{kind} for a text")
             stream = self.streams.get(number)
             if stream is not None and not self._take_event(stream, self._records[number], report, kind):
                 self.close(number)

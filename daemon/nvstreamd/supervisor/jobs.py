@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nvstream.v1.models_pb2 import ImportProgress, ModelFacts
-from nvstreamd.errors import DeadlinePassed, InvalidRequest, PermissionDenied, from_wire
+from nvstreamd.errors import DeadlinePassed, InvalidRequest, PermissionDenied
 from nvstreamd.supervisor.engine_uids import EngineUsers, Task
 from nvstreamd.supervisor.opening import open_model, opened
 from nvstreamd.supervisor.process import EngineProcess, named
+from nvstreamd.supervisor.reports import checked
 from nvstreamd.supervisor.rights import Rights, open_as, open_as_uid
 from nvstreamd.weights.drive_files import Drives
 from nvstreamd.weights.files import MOST_PARTS, OpenFile, open_all, parts_of
 from nvstreamd.weights.store import SUFFIX
-from nvstreamd.wire.engine_pb2 import Describe, Described, Device, FromEngine, Pack, ToEngine
+from nvstreamd.wire.engine_pb2 import Describe, Described, Device, Pack, ToEngine
 
 # An import takes the first namespace of a drive.
 NSID = 1
@@ -39,14 +40,6 @@ class PackOrder:
     devices: Sequence[str]
 
 
-def checked(report: FromEngine) -> FromEngine:
-    """The report, unless it is a failure: then raises that as NvstreamError."""
-    if report.WhichOneof("report") == "failure":
-        failure = report.failure
-        raise from_wire(failure.status, failure.message, failure.hint, failure.field)
-    return report
-
-
 async def describe(path: Path, drives: Drives, users: EngineUsers) -> ModelFacts:
     """What a model needs. Raises NvstreamError naming file, field and remedy."""
     with ExitStack() as stack:
@@ -56,7 +49,7 @@ async def describe(path: Path, drives: Drives, users: EngineUsers) -> ModelFacts
         try:
             # Looks take turns: one that takes for ever would be everybody's.
             async with asyncio.timeout(DESCRIBE_SECONDS):
-                return checked(await engine.receive()).described.facts
+                return checked(await engine.receive(), "described").described.facts
         except TimeoutError:
             engine.kill()
             raise DeadlinePassed(f"{path.name} was not understood within {DESCRIBE_SECONDS:g} s",
@@ -81,7 +74,7 @@ async def pack(order: PackOrder, drives: Drives, users: EngineUsers) -> AsyncIte
         await engine.start(ToEngine(pack=command), [*files, *blocks])
         try:
             while True:
-                report = checked(await engine.receive())
+                report = checked(await engine.receive(), "described", "pack_progress")
                 if report.WhichOneof("report") == "described":
                     yield report.described
                     return

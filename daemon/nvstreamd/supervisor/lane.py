@@ -12,11 +12,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from nvstreamd.errors import MEMORY, DriveMissing, EngineLost, HardwareError, NvstreamError
+from nvstreamd.errors import MEMORY, DriveMissing, EngineLost, HardwareError, NvstreamError, ProtocolError
 from nvstreamd.supervisor.engine_uids import EngineUsers, Task
-from nvstreamd.supervisor.jobs import checked
 from nvstreamd.supervisor.opening import in_thread, opened
 from nvstreamd.supervisor.process import END_SECONDS, EngineProcess, named
+from nvstreamd.supervisor.reports import checked
 from nvstreamd.supervisor.watch import Stall
 from nvstreamd.supervisor.ways import Hardware, Opening, Way, ways_to
 from nvstreamd.wire.engine_pb2 import ClaimedDrive, FromEngine, Load, Loaded, ToEngine
@@ -195,6 +195,10 @@ class Lane:
         """See EngineProcess."""
         return await self._engine.receive()
 
+    async def condemned(self, error: NvstreamError) -> EngineLost:
+        """See EngineProcess."""
+        return await self._engine.condemned(error)
+
     def _check_not_wanted_back(self) -> None:
         if self._wanted_back:
             raise HardwareError(f"the kernel wants drive {self._wanted_back} back",
@@ -220,7 +224,9 @@ class Lane:
         # While it was started nothing could end it.
         self._check_not_wanted_back()
         try:
-            return checked(await self._engine.receive()).loaded
+            return checked(await self._engine.receive(), "loaded").loaded
+        except ProtocolError as error:
+            raise await self._engine.condemned(error) from error
         except EngineLost:
             self._check_not_wanted_back()
             raise

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nvstream.v1 import inference_pb2 as public
 from nvstream.v1 import models_pb2 as models
-from nvstreamd.errors import DriveMissing, EngineLost, EnginePaused, ModelNotReady, NvstreamError, ProtocolError
+from nvstreamd.errors import DriveMissing, EngineLost, EnginePaused, ModelNotReady, NvstreamError, unexpected
 from nvstreamd.supervisor.calls import Calls
 from nvstreamd.supervisor.engine_uids import EngineUsers
 from nvstreamd.supervisor.lane import Lane
@@ -24,9 +24,13 @@ from nvstreamd.supervisor.recovery import Recovery
 from nvstreamd.supervisor.stream import Stream
 from nvstreamd.supervisor.watch import Stall
 from nvstreamd.supervisor.ways import Hardware
+from nvstreamd.text import places
 from nvstreamd.wire.engine_pb2 import Cancel, Encode, Encoded, FromEngine, Load, Loaded, Run, Stats, ToEngine
 
 log = logging.getLogger(__name__)
+
+# The status of what nobody but who wrote the engine can mend.
+FAULT = "INTERNAL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +156,10 @@ class ServedModel:
             loaded.set_result(None)
             await self._watch()
         except Exception as found:
-            # An engine parses hostile files, so its reports may be nonsense. Whatever that leads to, no stream may wait
-            # for ever and the model may not be called SERVING.
-            error = found if isinstance(found, NvstreamError) else ProtocolError(f"the engine's report: {found!r}")
+            # Whatever it is, no stream may wait for ever and the model may not be called SERVING.
+            error = unexpected(found, f"looking after model {self.order.name}")
+            if error is not found:
+                log.error("model %s: %s", self.order.name, places(found))
             await self._give_up(error)
             if not loaded.done():
                 loaded.set_exception(error)
@@ -231,9 +236,25 @@ class ServedModel:
         """Takes the engine's reports for as long as the model can go on. Raises NvstreamError."""
         while True:
             try:
-                self._take(await self._lane.receive())
+                await self._hear()
             except NvstreamError as error:
                 self._serve(await self._after(error))
+
+    async def _hear(self) -> None:
+        """Takes a report. Raises NvstreamError: EngineLost when the engine has a fault, or what it says makes no sense.
+
+        What has a remedy, a file or a drive, is said with a status of its own: another engine would not help.
+        """
+        report = await self._lane.receive()
+        try:
+            self._take(report)
+        except Exception as found:
+            error = unexpected(found, f"taking {report.WhichOneof('report')} of the engine")
+            if error is not found:
+                log.error("model %s: %s", self.order.name, places(found))
+            if error.status != FAULT:
+                raise
+            raise await self._lane.condemned(error) from found
 
     async def _after(self, error: NvstreamError) -> Loaded:
         """The next engine when one has ended, or cannot go on: its drive failed, say. Raises NvstreamError."""

@@ -9,9 +9,10 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 
-from nvstreamd.errors import ConfigError, EngineLost
+from nvstreamd.errors import ConfigError, EngineLost, NvstreamError, ProtocolError
 from nvstreamd.memory import kills, smallest
 from nvstreamd.supervisor.engine_uids import EngineUsers, Loan, Task
+from nvstreamd.supervisor.reports import parsed
 from nvstreamd.supervisor.watch import Watch
 from nvstreamd.weights.files import OpenFile
 from nvstreamd.weights.placement import mib
@@ -102,28 +103,46 @@ class EngineProcess:
             self._writer.write(frame(command.SerializeToString()))
 
     async def receive(self) -> FromEngine:
-        """The next report; signs of life go to `watch`. Raises EngineLost when the engine has ended, however it did."""
+        """The next report; signs of life go to `watch`.
+
+        Raises EngineLost when the engine has ended, however it did, or is ended for what it said.
+        """
         assert self._reader is not None
         while True:
             try:
                 header = await self._reader.readexactly(HEADER.size)
-                report = FromEngine.FromString(await self._reader.readexactly(length_of(header)))
+                report = parsed(await self._reader.readexactly(length_of(header)))
             except (asyncio.IncompleteReadError, ConnectionError) as error:
                 raise await self._lost() from error
+            except ProtocolError as error:
+                raise await self.condemned(error) from error
             is_beat = report.HasField("beat")
             self.watch.heard(report.beat if is_beat else None)
             if not is_beat:
                 return report
 
+    async def condemned(self, error: NvstreamError) -> EngineLost:
+        """Ends the engine for an error that is its own, and says so: it parses hostile files, and may say anything."""
+        why = f"it reported {error}" if isinstance(error, ProtocolError) else error.message
+        self.kill(why)
+        # It may have ended by itself after that.
+        self.why_killed = why
+        return await self._lost()
+
     async def _lost(self) -> EngineLost:
-        """Says how the engine ended."""
+        """Says how the engine ended, and sees to it that it does: it may close its channel and stay."""
         assert self._process is not None
-        status = await self._process.wait()
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                status = await self._process.wait()
+        except TimeoutError:
+            self.kill("it closed its channel and stayed")
+            status = await self._process.wait()
+        if self.why_killed:
+            return EngineLost(f"the engine was ended: {self.why_killed}", "the log says what came before")
         if status >= 0:
             return EngineLost(f"the engine ended with status {status}", "its last lines in the daemon's log say why")
         name = signal.Signals(-status).name
-        if self.why_killed:
-            return EngineLost(f"the engine was ended: {self.why_killed}", "the log says what came before")
         if -status != signal.SIGKILL:
             return EngineLost(f"the engine ended by signal {name}", "a fault in it, or in what it uses: report it")
         return EngineLost(f"the engine ended by signal {name}; {self._memory()}",

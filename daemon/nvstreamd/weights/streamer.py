@@ -18,7 +18,7 @@ import xxhash
 from nvdma.backend import Backend
 from nvdma.errors import DmaError, ReadError, ShortRead
 from nvdma.types import Read
-from nvstreamd.errors import BadModelFile, ModelChanged, NvstreamError, StorageError
+from nvstreamd.errors import BadModelFile, ModelChanged, NvstreamError, StorageError, unexpected
 from nvstreamd.weights.files import OpenFile
 from nvstreamd.weights.manifest import Segment
 from nvstreamd.weights.placement import Plan
@@ -145,8 +145,8 @@ class Streamer:
         except NvstreamError as error:
             self._fail(error)
         except Exception as error:
-            # A pass must not wait a minute for a thread that is no more.
-            self._fail(StorageError(f"{self.files[0].path}: reading ahead failed: {error!r}", "report this"))
+            # A pass must not wait a minute for a thread that is no more. The drive has no fault.
+            self._fail(unexpected(error, "reading ahead"))
             raise
 
     def _fail(self, error: NvstreamError) -> None:

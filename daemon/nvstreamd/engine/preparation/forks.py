@@ -54,7 +54,7 @@ class Worker:
             header = receive_exactly(self.channel, HEADER.size)
             body = None if header is None else receive_exactly(self.channel, length_of(header))
         except TimeoutError:
-            raise refusal(f"gave no answer in {ANSWER_SECONDS:g} s") from None
+            raise refusal(f"gave no answer in {self.channel.gettimeout():g} s") from None
         except OSError:
             body = None
         if body is None:
@@ -76,11 +76,12 @@ class Worker:
 class Forks:
     """Forks workers that run `work` with their end of a channel, and whether what they are asked is costly.
 
-    Not for several threads at once.
+    A worker has `answer_seconds` for an answer. Not for several threads at once.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._work = work
+        self._answer_seconds = answer_seconds
         self._asking: socket.socket | None = None
 
     def start(self, stack: ExitStack) -> None:
@@ -100,7 +101,7 @@ class Forks:
         """A new one. Raises NoWorker when there is none now, ForksLost when there will be none again."""
         assert self._asking is not None
         ours, theirs = socket.socketpair()
-        ours.settimeout(ANSWER_SECONDS)
+        ours.settimeout(self._answer_seconds)
         with theirs:
             try:
                 socket.send_fds(self._asking, [COSTLY if costly else CHEAP], [theirs.fileno()])
@@ -124,13 +125,13 @@ def _fork_when_asked(asked: socket.socket, work: Work) -> None:
         told, descriptors, _, _ = socket.recv_fds(asked, 1, 1)
         if not told:
             return
-        with socket.socket(fileno=descriptors[0]) as channel:
-            try:
+        try:
+            with socket.socket(fileno=descriptors.pop()) as channel:
                 pidfd = _fork(channel, work, told == COSTLY)
-            except OSError:
-                # What is wanting now, processes or memory, may be there again for the next.
-                asked.sendall(NONE_NOW)
-                continue
+        except (OSError, IndexError):
+            # What is wanting now, processes, descriptors or memory, may be there again for the next.
+            asked.sendall(NONE_NOW)
+            continue
         socket.send_fds(asked, [told], [pidfd])
         os.close(pidfd)
 

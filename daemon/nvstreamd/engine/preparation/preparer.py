@@ -197,11 +197,14 @@ class Preparer:
             request = self.prompts.request(job.call, ids, schema)
             with self._changed:
                 # Before a cancel that comes now is told: whoever hears it must know of the request.
-                if self._open.pop(job.id, None) is job:
+                if self._open.get(job.id) is job:
                     self.results.ready(request)
-        elif self._close(job):
+                    del self._open[job.id]
+        elif self._open.get(job.id) is job:
             answers[0].id = job.id
+            # It stays open until that is said: what fails on the way is a failure that somebody waits for.
             self.results.encoded(answers[0])
+            self._close(job)
 
     def _fail(self, job: Job, error: NvstreamError) -> None:
         if self._close(job):

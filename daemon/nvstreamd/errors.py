@@ -42,6 +42,12 @@ class InvalidRequest(NvstreamError):
     status = "INVALID_ARGUMENT"
 
 
+class NotServed(NvstreamError):
+    """A method that a standard service has and this daemon does not."""
+
+    status = "UNIMPLEMENTED"
+
+
 class NotFound(NvstreamError):
     """There is no such model or request."""
 

@@ -88,8 +88,7 @@ def code_and_text(error: grpc.RpcError | None) -> tuple[grpc.StatusCode, str]:
     return error.code(), str(error.details())
 
 
-RAISED = {"RuntimeError": f"RuntimeError({SECRET!r})", "KeyError": f"KeyError({SECRET!r})",
-          "MemoryError": "MemoryError"}
+RAISED = {"MemoryError": "MemoryError", **{kind: f"{kind}({SECRET!r})" for kind in ("RuntimeError", "KeyError")}}
 OF_A_REQUEST = {
     "drawing": ("nvstreamd.engine.sampling", "choose"),
     "accepting": ("nvstreamd.engine.delivery", "Delivery._accept"),

@@ -10,11 +10,12 @@ import os
 import select
 import signal
 import socket as sockets
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import NoReturn
 
@@ -267,6 +268,28 @@ def shares_seen(socket: str) -> list[int]:
     """Whose shares a user sees."""
     with channel(socket) as opened:
         return [share.uid for share in StatusStub(opened).GetStatus(GetStatusRequest(), timeout=SECONDS).shares]
+
+
+def raw_call(opened: grpc.Channel, method: str, message: bytes, seconds: float) -> tuple[str, str, int]:
+    """How a call ends that sends these bytes: status, text, and size of the metadata as RFC 9113 counts it."""
+    call = opened.stream_stream(method, request_serializer=None, response_deserializer=None)(
+        iter([message]), timeout=seconds)
+    with suppress(grpc.RpcError):
+        for _ in call:
+            pass
+    trailing = call.trailing_metadata() or ()
+    return call.code().name, call.details() or "", sum(len(key) + len(value) + 32 for key, value in trailing)
+
+
+def raw_calls(socket: str) -> int:
+    """Makes the calls that lines of standard input ask for, and prints how each ends; how many those were."""
+    done = 0
+    with channel(socket) as opened:
+        for line in sys.stdin:
+            done += 1
+            method, message, seconds = json.loads(line)
+            sys.stdout.write(json.dumps(raw_call(opened, method, bytes.fromhex(message), seconds)) + "\n")
+    return done
 
 
 def stream_gaps(socket: str, model: str, tokens: int, prompt: str = "Count: 1 2 3") -> list[float]:

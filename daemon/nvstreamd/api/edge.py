@@ -20,7 +20,7 @@ from nvstreamd.api.context import Context
 from nvstreamd.api.guard import Guard
 from nvstreamd.api.peer import Peer
 from nvstreamd.api.rpc_errors import abort
-from nvstreamd.errors import DeadlinePassed, InvalidRequest, NvstreamError, unexpected
+from nvstreamd.errors import DeadlinePassed, InvalidRequest, NotServed, NvstreamError, unexpected
 from nvstreamd.text import places
 
 log = logging.getLogger(__name__)
@@ -108,12 +108,7 @@ class Edge(grpc.aio.ServerInterceptor):
         await self.guard.pace.take(peer.share)
         raw = await self._receive(context, peer)
         self.guard.charge(context, peer, len(raw))
-        try:
-            return parse(raw)
-        except DecodeError as error:
-            raise InvalidRequest(f"the request cannot be parsed: {error}",
-                                 "send the message that the service defines, its strings in UTF-8",
-                                 field="request") from error
+        return parse(raw)
 
     async def _receive(self, context: Context, peer: Peer) -> bytes:
         """The first message of a call. A user sends few at a time: the others wait, with their bytes, in the client."""
@@ -139,11 +134,21 @@ def _failure(error: Exception, method: str) -> NvstreamError:
     """
     if isinstance(error, grpc.aio.AbortError | grpc.RpcError):
         raise error
-    ours = unexpected(error, method)
-    if ours is not error:
+    ours = unexpected(_known(error, method), method)
+    if ours.status == "INTERNAL" and ours is not error:
         log.error("%s: %s", method, places(error, with_text=False))
     ours.__traceback__ = ours.__context__ = ours.__cause__ = None
     return ours
+
+
+def _known(error: Exception, method: str) -> Exception:
+    """What protobuf and grpcio raise for what a caller did, as ours."""
+    if isinstance(error, DecodeError):
+        return InvalidRequest(f"the request cannot be parsed: {error}",
+                              "send the message that the service defines, its strings in UTF-8", field="request")
+    if isinstance(error, NotImplementedError):
+        return NotServed(f"this daemon has no {method}", "server reflection names what it has")
+    return error
 
 
 async def _responses(behaviour: Behaviour, request: object, context: Context) -> AsyncIterator[Any]:

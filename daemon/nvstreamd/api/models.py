@@ -17,6 +17,9 @@ from nvstreamd.supervisor.offers import name_of
 from nvstreamd.supervisor.rights import rights_of_caller
 from nvstreamd.weights.store import SUFFIX
 
+# Far below PATH_MAX: each level that is not there yet is made, by a call within a call.
+LONGEST_PLACE = 1024
+
 
 class Models(ModelsServicer):
     """nvstream.v1.Models."""
@@ -101,6 +104,9 @@ def _check_places(directories: Sequence[str], devices: Sequence[str]) -> None:
     relative = [d for d in directories if not Path(d).is_absolute()]
     if relative:
         raise InvalidRequest(f"directory {relative[0]!r} is not absolute", "give the whole path", field="directories")
+    if any("\0" in directory or len(directory) > LONGEST_PLACE for directory in directories):
+        raise InvalidRequest("a directory has a zero in its name, or a path that is too long",
+                             f"at most {LONGEST_PLACE} characters", field="directories")
     if directories and devices:
         raise InvalidRequest("both directories and devices are named", "segments go to one or the other",
                              field="devices")

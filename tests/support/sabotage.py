@@ -40,10 +40,15 @@ class Sabotaged:
         self.daemon.wait("an engine that obeys", lambda: self._written(dedent(code).encode()))
 
     def run(self, code: str) -> None:
-        """The same, but returns when it has run."""
+        """The same, but returns when it has run; what it raised fails the test."""
+        raised = self.tried(code)
+        assert not raised, raised
+
+    def tried(self, code: str) -> str:
+        """The same, but returns what it raised, nothing if that is nothing."""
         self.lay(code)
         self.daemon.wait("the engine to obey", self.done.exists)
-        assert not self.done.read_text(), self.done.read_text()
+        return self.done.read_text()
 
     def _written(self, order: bytes) -> bool:
         """Writes an order if an engine reads: fifo(7), O_NONBLOCK."""

@@ -1,4 +1,4 @@
-"""Which tests need a process of their own? Those that fork it: grpcio, which others load, does not survive that twice."""
+"""Which tests need a process of their own? Those that fork it: what grpcio does at a fork does not survive a second."""
 
 from __future__ import annotations
 

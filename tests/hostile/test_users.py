@@ -211,7 +211,7 @@ def test_what_hostile_clients_sent_is_given_back(served: Daemon) -> None:
     with other(HOSTILE, "idle_connections", socket=address, connections=500) as hostile:
         hostile.wait_ready()
         hostile.tell()
-        assert hostile.result() == 128
+        assert 100 < int(str(hostile.result())) <= 128
     served.wait("the memory to come back", lambda: resident() - before <= 64 * MIB)
     share = next(share for share in served.status().shares if share.uid == os.getuid())
     assert share.open_calls == 1 and share.request_bytes < 1024

@@ -10,7 +10,8 @@ import ctypes
 
 # malloc.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-MAPPED_FROM = 256 << 10
+# asyncio reads into 256 KiB: those are not mapped, and unmapped, for each message.
+MAPPED_FROM = 1 << 20
 KEPT_AT_THE_TOP = 1 << 20
 ARENAS = 2
 

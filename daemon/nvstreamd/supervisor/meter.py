@@ -41,13 +41,14 @@ class Meter:
         self._now = now
         self._clock = clock
         self._minutes: dict[int, _Bucket] = {}
-        self._day = ""
+        self._day, self._day_ends = "", datetime.min.replace(tzinfo=UTC)
         self._days: dict[int, int] = {}
         self._saved_at, self._is_dirty = clock(), False
 
     def open(self) -> None:
         """Reads what an earlier daemon counted today. A file that cannot be read counts nothing; the log says so."""
-        self._day = self._today()
+        now = self._now()
+        self._day, self._day_ends = f"{now:%Y-%m-%d}", _midnight_after(now)
         try:
             kept = json.loads(self.file.read_text())
             if kept["day"] == self._day:
@@ -84,7 +85,7 @@ class Meter:
     def check(self, uid: int, quota: QuotaConfig) -> None:
         """Raises QuotaExceeded, saying which limit it is and until when, when a user has had what they may."""
         if quota.tokens_per_day is not None and self.today(uid) >= quota.tokens_per_day:
-            midnight = (self._now() + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+            midnight = self._day_ends
             raise QuotaExceeded(f"you had {self.today(uid)} tokens today, {quota.tokens_per_day} are yours",
                                 f"come back after {midnight:%Y-%m-%d %H:%M} UTC", field="tokens_per_day",
                                 retry_seconds=(midnight - self._now()).total_seconds())
@@ -115,10 +116,15 @@ class Meter:
         bucket.filled(per_minute, now)
         return bucket
 
-    def _today(self) -> str:
-        return f"{self._now():%Y-%m-%d}"
-
     def _turn_day(self) -> None:
-        today = self._today()
-        if today != self._day:
-            self._day, self._days, self._is_dirty = today, {}, True
+        """Begins another day, if one has begun. Called for every token: it compares two times, and formats none."""
+        now = self._now()
+        if now < self._day_ends:
+            return
+        day, self._day_ends = f"{now:%Y-%m-%d}", _midnight_after(now)
+        if day != self._day:
+            self._day, self._days, self._is_dirty = day, {}, True
+
+
+def _midnight_after(now: datetime) -> datetime:
+    return (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)

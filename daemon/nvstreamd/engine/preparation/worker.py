@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Above what a worker has at its start. Some two million tokens take as much while they are made.
 MEMORY: Final = 640 << 20
 CPU_SECONDS: Final = 30
-NICE: Final = 5
+NICE: Final = 10
 
 
 def work(channel: socket.socket, encoder: Encoder, costly: bool) -> None:

@@ -55,8 +55,8 @@ def check_out(revision: str) -> Path:
     return tree
 
 
-def measure(model: Path, trees: dict[str, Path], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """{figure: {side: a value a round}}."""
+def measure(model: Path, trees: dict[str, Path], rounds: int) -> tuple[dict[str, dict[str, list[float]]], float]:
+    """{figure: {side: a value a round}}, and the share of the processors that others had meanwhile."""
     found: dict[str, dict[str, list[float]]] = {key: {side: [] for side in trees} for key in (*FIGURES, "memory")}
     draw = random.Random(1)
     with ExitStack() as stack:
@@ -65,13 +65,15 @@ def measure(model: Path, trees: dict[str, Path], rounds: int) -> dict[str, dict[
             path = ":".join(str(tree / part) for part in PARTS)
             daemons[side] = serve(model, stack, ["--memory", "2GiB"], environment={"PYTHONPATH": path})
             daemons[side].load("model", 2 * model.stat().st_size)
+        company = Company()
         for _ in range(rounds):
             for key, figure in FIGURES.items():
                 for side, daemon in daemons.items():
                     found[key][side].append(figure(daemon, draw))
         for side, daemon in daemons.items():
             found["memory"][side].append(memory_besides(daemon, PROMPT * rounds) / MIB)
-    return found
+        # While the daemons run: what has ended counts as others.
+        return found, company.share()
 
 
 def main() -> int:
@@ -81,14 +83,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", type=Path, default=SMOLLM2)
     given = parser.parse_args()
-    company = Company()
-    found = measure(given.model, {"before": check_out(given.revision), "now": ROOT}, given.rounds)
+    found, others = measure(given.model, {"before": check_out(given.revision), "now": ROOT}, given.rounds)
     ratios = {key: statistics.median(sides["now"]) / statistics.median(sides["before"])
               for key, sides in found.items()}
     plain = {f"{key.removesuffix('_over_before')}, {side}": f"{statistics.median(values):.1f} "
              f"({min(values):.1f} to {max(values):.1f})" for key, sides in found.items()
              for side, values in sides.items()}
-    plain["share of the processors that others had"] = f"{company.share():.2f}"
+    plain["share of the processors that others had"] = f"{others:.2f}"
     bars = dict.fromkeys(FIGURES, LEAST)
     show(f"This tree over {given.revision}: {given.model.name}", ratios, bars, plain)
     write("before", {"revision": given.revision, "model": given.model.name, "ratios": ratios, "values": found})

@@ -63,8 +63,10 @@ def measure(model: Path, trees: dict[str, Path], rounds: int) -> tuple[dict[str,
         daemons = {}
         for side, tree in trees.items():
             path = ":".join(str(tree / part) for part in PARTS)
-            daemons[side] = serve(model, stack, ["--memory", "2GiB"], environment={"PYTHONPATH": path})
-            daemons[side].load("model", 2 * model.stat().st_size)
+            budget = 2 * model.stat().st_size
+            memory = ["--memory", f"{budget // MIB + 512}MiB"]
+            daemons[side] = serve(model, stack, memory, environment={"PYTHONPATH": path})
+            daemons[side].load("model", budget)
         company = Company()
         for _ in range(rounds):
             for key, figure in FIGURES.items():
@@ -83,7 +85,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", type=Path, default=SMOLLM2)
     given = parser.parse_args()
-    found, others = measure(given.model, {"before": check_out(given.revision), "now": ROOT}, given.rounds)
+    found, others = measure(given.model.resolve(), {"before": check_out(given.revision), "now": ROOT}, given.rounds)
     ratios = {key: statistics.median(sides["now"]) / statistics.median(sides["before"])
               for key, sides in found.items()}
     plain = {f"{key.removesuffix('_over_before')}, {side}": f"{statistics.median(values):.1f} "

@@ -61,15 +61,13 @@ def test_every_type_is_multiplied_right(kernel: InstructionSet, kind: GgmlType, 
 
 @pytest.mark.parametrize("kind", ggml.SUPPORTED, ids=lambda kind: kind.name)
 def test_instruction_sets_agree_to_the_bit(kind: GgmlType) -> None:
-    """Those with fused multiply-adds; the portable one rounds twice, in double precision."""
     weight, x = random_weight(kind, 77, 1280), activations(9, 1280)
     found = []
     for kernel in INSTRUCTION_SETS:
         with cpu_ops(kernel) as ops:
             found.append(product(ops, x, weight))
-    for other in found[1:-1]:
+    for other in found[1:]:
         assert np.array_equal(other, found[0])
-    np.testing.assert_allclose(found[-1], found[0], rtol=1e-5, atol=1e-6)
 
 
 @by_name

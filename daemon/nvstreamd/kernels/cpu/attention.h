@@ -1,12 +1,15 @@
 // How do queries meet the pages of their sequence? Page after page, with a running maximum (online softmax).
 //
 // Milakov and Gimelshein, "Online normalizer calculation for softmax" (2018). A row sees the pages of its own past in
-// order, so that nothing behind it and nothing beside it can change its result.
+// order, so that nothing behind it and nothing beside it can change its result. Chunks of pages by absolute position
+// stand for themselves and are joined in order, so that a device can work on many of them at once (ARITHMETIC.md,
+// section 5).
 #pragma once
 
 namespace {
 
 constexpr int PANELS = PAGE_TOKENS / W;
+constexpr int64_t CHUNK_PAGES = 8;
 constexpr int PANEL_ROWS = 3;
 
 // totals [R][32] += a [R, depth] * b [depth, 32 of float16].
@@ -82,51 +85,83 @@ inline int64_t padded(int64_t dim) { return (dim + PAGE_TOKENS - 1) / PAGE_TOKEN
 
 int64_t scratch(const Attend* call) {
     const int64_t rows = span_rows(call->heads / call->kv_heads) * (call->heads / call->kv_heads);
-    return rows * (call->dim + padded(call->dim) + PAGE_TOKENS + 2);
+    return rows * (call->dim + 2 * padded(call->dim) + PAGE_TOKENS + 4);
 }
 
-// Query rows of a span that share a key-value head, and what is known of them so far.
+// What rows found in the pages so far: the largest score, the sum of the weights e^(score - most), and the values times
+// these weights, [rows, width].
+struct Found {
+    float *most, *total, *mixed;
+};
+
+// Query rows of a span that share a key-value head; what they found in the chunk at hand, and in all chunks before.
 struct Queries {
     int64_t rows, dim, width;
-    float *q, *mixed, *scores, *most, *total;
+    float *q, *scores;
+    Found chunk, all;
 };
+
+inline Found found_at(float*& scratch, int64_t rows, int64_t width) {
+    const Found found{scratch, scratch + rows, scratch + 2 * rows};
+    scratch += rows * (width + 2);
+    return found;
+}
+
+inline void begin(const Found& found, int64_t rows, int64_t width) {
+    for (int64_t r = 0; r < rows; r++) found.most[r] = -__builtin_inff();
+    std::memset(found.total, 0, rows * sizeof(float));
+    std::memset(found.mixed, 0, rows * width * sizeof(float));
+}
 
 inline Queries gather(const Attend* call, const Span* span, int64_t kv_head, float* scratch) {
     const int64_t group = call->heads / call->kv_heads, rows = span->count * group, width = padded(call->dim);
-    Queries s{rows, call->dim, width, scratch, nullptr, nullptr, nullptr, nullptr};
-    s.mixed = s.q + rows * call->dim;
-    s.scores = s.mixed + rows * width;
-    s.most = s.scores + rows * PAGE_TOKENS;
-    s.total = s.most + rows;
+    Queries s{rows, call->dim, width, scratch, scratch + rows * call->dim, {}, {}};
+    scratch = s.scores + rows * PAGE_TOKENS;
+    s.chunk = found_at(scratch, rows, width);
+    s.all = found_at(scratch, rows, width);
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(call->dim));
     for (int64_t r = 0; r < rows; r++) {
         const int64_t head = kv_head * group + r % group;
         const float* q = call->q + ((span->first + r / group) * call->heads + head) * call->dim;
         for (int64_t i = 0; i < call->dim; i++) s.q[r * call->dim + i] = q[i] * scale;
-        s.most[r] = -__builtin_inff();
-        s.total[r] = 0;
     }
-    std::memset(s.mixed, 0, rows * width * sizeof(float));
     return s;
 }
 
 // Scores of a page to weights e^(score - maximum), zeros from `seen` on; what was mixed so far shrinks accordingly.
 inline void weigh(const Queries& s, int64_t r, int64_t seen) {
     float* scores = s.scores + r * PAGE_TOKENS;
-    float most = s.most[r];
+    float most = s.chunk.most[r];
     for (int64_t t = 0; t < seen; t++) most = scores[t] > most ? scores[t] : most;
     for (int v = 0; v < PANELS; v++) store(scores + v * W, exponential(sub(load(scores + v * W), splat(most))));
     for (int64_t t = seen; t < PAGE_TOKENS; t++) scores[t] = 0;
-    F sums = zero();
-    for (int v = 0; v < PANELS; v++) sums = add(sums, load(scores + v * W));
+    F sums[PANELS];
+    for (int v = 0; v < PANELS; v++) sums[v] = load(scores + v * W);
     float shrink[W];
-    store(shrink, exponential(splat(s.most[r] - most)));
-    s.total[r] = s.total[r] * shrink[0] + sum(sums);
-    if (s.most[r] != most) {
-        float* mixed = s.mixed + r * s.width;
+    store(shrink, exponential(splat(s.chunk.most[r] - most)));
+    s.chunk.total[r] = s.chunk.total[r] * shrink[0] + fold(sums);
+    if (s.chunk.most[r] != most) {
+        float* mixed = s.chunk.mixed + r * s.width;
         for (int64_t i = 0; i < s.width; i += W) store(mixed + i, mul(load(mixed + i), splat(shrink[0])));
     }
-    s.most[r] = most;
+    s.chunk.most[r] = most;
+}
+
+// Joins what a row found in a chunk to what it found before.
+inline void join(const Queries& s, int64_t r) {
+    const float before = s.all.most[r], now = s.chunk.most[r], most = now > before ? now : before;
+    float factors[W] = {before - most, now - most};
+    store(factors, exponential(load(factors)));
+    const F kept = splat(factors[0]), taken = splat(factors[1]);
+    float total[W];
+    store(total, fma(splat(s.chunk.total[r]), taken, mul(splat(s.all.total[r]), kept)));
+    s.all.total[r] = total[0];
+    s.all.most[r] = most;
+    const float* chunk = s.chunk.mixed + r * s.width;
+    float* all = s.all.mixed + r * s.width;
+    for (int64_t i = 0; i < s.width; i += W) {
+        store(all + i, fma(load(chunk + i), taken, mul(load(all + i), kept)));
+    }
 }
 
 inline void mix_page(const Attend* call, const Span* span, const Queries& s, int64_t number, int64_t at) {
@@ -144,7 +179,7 @@ inline void mix_page(const Attend* call, const Span* span, const Queries& s, int
     }
     for (int64_t column = 0; column < dim; column += PAGE_TOKENS) {
         panels(s.scores + first * PAGE_TOKENS, PAGE_TOKENS, call->values + at + column, dim, most_seen,
-               s.mixed + first * s.width + column, s.width, s.rows - first);
+               s.chunk.mixed + first * s.width + column, s.width, s.rows - first);
     }
 }
 
@@ -153,13 +188,22 @@ void attend(const Attend* call, const Span* span, int64_t kv_head, float* scratc
     const Queries s = gather(call, span, kv_head, scratch);
     const int64_t group = call->heads / call->kv_heads;
     const int64_t pages = (span->begin + span->count + PAGE_TOKENS - 1) / PAGE_TOKENS;
-    for (int64_t number = 0; number < pages; number++) {
-        const int64_t page = call->pages[span->page + number];
-        mix_page(call, span, s, number, (page * call->kv_heads + kv_head) * s.dim * PAGE_TOKENS);
+    for (int64_t first = 0; first < pages; first += CHUNK_PAGES) {
+        // The first chunk needs no joining.
+        const Queries part = first ? s : Queries{s.rows, s.dim, s.width, s.q, s.scores, s.all, {}};
+        begin(part.chunk, s.rows, s.width);
+        const int64_t last = first + CHUNK_PAGES < pages ? first + CHUNK_PAGES : pages;
+        for (int64_t number = first; number < last; number++) {
+            const int64_t page = call->pages[span->page + number];
+            mix_page(call, span, part, number, (page * call->kv_heads + kv_head) * s.dim * PAGE_TOKENS);
+        }
+        for (int64_t r = 0; first && r < s.rows; r++) {
+            if (span->begin + r / group >= first * PAGE_TOKENS) join(s, r);
+        }
     }
     for (int64_t r = 0; r < s.rows; r++) {
         float* out = call->out + ((span->first + r / group) * call->heads + kv_head * group + r % group) * s.dim;
-        for (int64_t i = 0; i < s.dim; i++) out[i] = s.mixed[r * s.width + i] / s.total[r];
+        for (int64_t i = 0; i < s.dim; i++) out[i] = s.all.mixed[r * s.width + i] / s.all.total[r];
     }
 }
 

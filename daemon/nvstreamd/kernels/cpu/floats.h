@@ -21,12 +21,6 @@ struct WeightBF16 {
     static F at(const uint8_t* p, int64_t i) { return load_bfloat(reinterpret_cast<const uint16_t*>(p) + i); }
 };
 
-// 16 lanes to one number, the same way for every W: `sum` of 16 lanes begins by adding its halves.
-inline float reduce(const F* lanes) {
-    if constexpr (VECTORS == 2) return sum(add(lanes[0], lanes[1]));
-    return sum(lanes[0]);
-}
-
 // Elements `from` on that fill no 16 lanes, with zeros behind them.
 template <class T>
 inline void tail(const uint8_t* weights, const float* x, int64_t from, int64_t columns, uint8_t* w, float* z) {
@@ -66,7 +60,7 @@ inline void tile(const uint8_t* weights, size_t row_bytes, int64_t columns, cons
                     totals[r][c][v] = fma(T::at(w, v * W), load(z + v * W), totals[r][c][v]);
                 }
             }
-            y[c * stride + r] = reduce(totals[r][c]);
+            y[c * stride + r] = fold(totals[r][c]);
         }
     }
 }

@@ -27,7 +27,7 @@ template <class T, class M>
 template <class T, class M>
 [[gnu::always_inline]] inline F step(const Part& p, const M& magnitudes, const Block& x, F total) {
     for (int h = 0; h < T::HALVES; h++) {
-        total = fma(mul(p.scale[h], splat(x.d)), to_float(dot<T>(p, magnitudes, x, h)), total);
+        total = fma(p.scale[h], mul(splat(x.d), to_float(dot<T>(p, magnitudes, x, h))), total);
     }
     if constexpr (T::LOW) {
         for (int h = 0; h < T::HALVES; h++) {

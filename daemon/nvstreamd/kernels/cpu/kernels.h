@@ -5,6 +5,7 @@
 
 #include "blocks.h"
 #include "integers.h"
+#include "sums.h"
 #include "floats.h"
 #include "rows.h"
 #include "attention.h"

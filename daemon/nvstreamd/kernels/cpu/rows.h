@@ -20,15 +20,23 @@ inline F exponential(F x) {
 }
 
 void norm(const float* x, const float* weight, int64_t columns, float epsilon, float* y) {
-    F squares[2] = {zero(), zero()};
-    int64_t i = 0;
-    for (; i + 2 * W <= columns; i += 2 * W) {
-        for (int v = 0; v < 2; v++) squares[v] = fma(load(x + i + v * W), load(x + i + v * W), squares[v]);
+    F squares[STRAND_VECTORS];
+    for (F& lanes : squares) lanes = zero();
+    const auto add_squares = [&](const float* from) {
+        for (int v = 0; v < STRAND_VECTORS; v++) {
+            const F lanes = load(from + v * W);
+            squares[v] = fma(lanes, lanes, squares[v]);
+        }
+    };
+    const int64_t whole = columns / STRANDS * STRANDS;
+    for (int64_t i = 0; i < whole; i += STRANDS) add_squares(x + i);
+    if (whole < columns) {
+        float rest[STRANDS] = {};
+        std::memcpy(rest, x + whole, (columns - whole) * sizeof *rest);
+        add_squares(rest);
     }
-    float total = sum(add(squares[0], squares[1]));
-    for (; i < columns; i++) total += x[i] * x[i];
-    const float scale = 1.0f / __builtin_sqrtf(total / static_cast<float>(columns) + epsilon);
-    for (i = 0; i < columns; i++) y[i] = x[i] * scale * weight[i];
+    const float scale = 1.0f / __builtin_sqrtf(fold(squares) / static_cast<float>(columns) + epsilon);
+    for (int64_t i = 0; i < columns; i++) y[i] = x[i] * scale * weight[i];
 }
 
 void gate(float* gate, const float* up, int64_t count) {
@@ -45,6 +53,16 @@ void gate(float* gate, const float* up, int64_t count) {
         store(g, mul(div(h, add(splat(1.0f), exponential(sub(zero(), h)))), load(u)));
         std::memcpy(gate + i, g, (count - i) * sizeof *g);
     }
+}
+
+// A float with its last two bits cut off: 22 are left, so that a GPU's product with an integer rounds once
+// (ARITHMETIC.md, section 3).
+inline float cut(float x) {
+    uint32_t raw;
+    std::memcpy(&raw, &x, sizeof raw);
+    raw &= ~3u;
+    std::memcpy(&x, &raw, sizeof x);
+    return x;
 }
 
 // 32 activations, as the reference quantises them: d = largest magnitude / 127, q = x / d rounded to even.
@@ -72,7 +90,7 @@ void quantise_block(const float* x, Block& out) {
             halves[h] += q;
         }
     }
-    out.d = nothing ? 0.0f : most / 127.0f;
+    out.d = nothing ? 0.0f : cut(most / 127.0f);
     out.whole[0] = halves[0];
     out.whole[1] = halves[1];
     out.whole[2] = halves[0] + halves[1];

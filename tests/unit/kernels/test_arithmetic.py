@@ -6,7 +6,6 @@ To write the vectors anew after a change of the page: python -m unit.kernels.tes
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -143,12 +142,12 @@ def test_whole_layers_have_the_same_bits_on_every_instruction_set() -> None:
         assert np.array_equal(other, found[0]), kernel.name
 
 
-def write(make: Callable[[str], list[F]] = by_oracle) -> None:
+def write() -> None:
     """Writes the vectors: weights as they are, or drawn where there are none; results by the page alone."""
     kept = json.loads(VECTORS.read_text())["weights"] if VECTORS.exists() else {
         kind: random_weight(KINDS[kind], ROWS, COLUMNS).data.tobytes().hex() for kind in KINDS}
     VECTORS.write_text(json.dumps({"weights": kept, "results": {}}))
-    results = {name: in_hexadecimal(make(name)) for name in NAMES}
+    results = {name: in_hexadecimal(by_oracle(name)) for name in NAMES}
     VECTORS.write_text(json.dumps({"weights": kept, "results": results}, indent=1) + "\n")
 
 

@@ -9,7 +9,7 @@
 namespace {
 
 constexpr int PANELS = PAGE_TOKENS / W;
-constexpr int64_t CHUNK_PAGES = 8;
+constexpr int64_t CHUNK_PAGES = 8;  // 256 tokens
 constexpr int PANEL_ROWS = 3;
 
 // totals [R][32] += a [R, depth] * b [depth, 32 of float16].
@@ -189,7 +189,7 @@ void attend(const Attend* call, const Span* span, int64_t kv_head, float* scratc
     const int64_t group = call->heads / call->kv_heads;
     const int64_t pages = (span->begin + span->count + PAGE_TOKENS - 1) / PAGE_TOKENS;
     for (int64_t first = 0; first < pages; first += CHUNK_PAGES) {
-        // The first chunk needs no joining.
+        // The first chunk needs no joining: what its rows find goes to `all` at once.
         const Queries part = first ? s : Queries{s.rows, s.dim, s.width, s.q, s.scores, s.all, {}};
         begin(part.chunk, s.rows, s.width);
         const int64_t last = first + CHUNK_PAGES < pages ? first + CHUNK_PAGES : pages;

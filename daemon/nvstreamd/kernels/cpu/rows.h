@@ -65,7 +65,7 @@ inline float cut(float x) {
     return x;
 }
 
-// 32 activations, as the reference quantises them: d = largest magnitude / 127, q = x / d rounded to even.
+// 32 activations: d = largest magnitude / 127, cut; q = x * (127 / largest magnitude), rounded to even.
 void quantise_block(const float* x, Block& out) {
     int32_t raw[BLOCK];
     std::memcpy(raw, x, sizeof raw);

@@ -3,7 +3,7 @@
 
 namespace {
 
-// Sums other than products go over this many strands: element i belongs to strand i modulo 32.
+// Sums of norms and of softmax go over this many strands: element i belongs to strand i modulo 32.
 constexpr int STRANDS = 32;
 constexpr int STRAND_VECTORS = STRANDS / W;
 

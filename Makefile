@@ -2,18 +2,24 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 PREFIX ?= /usr
+# More for pytest: make test PYTEST="--durations=20 -x".
+PYTEST ?=
 DESTDIR ?=
+# Of the demo: smollm2, gemma3.
+MODEL ?= smollm2
+# Of bench-gpu: kernels, resident.
+PART ?= resident
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint proto bench bench-streaming bench-kernels bench-engine bench-nvme bench-hostile llamacpp deb install uninstall clean setup-demo \
+.PHONY: help demo unit test slow-test test-all lint proto proto-freeze bench bench-streaming bench-kernels bench-engine bench-experts bench-boxes bench-nvme bench-gpu bench-before bench-hostile llamacpp deb install uninstall clean setup-demo \
   setup-test setup-lab setup-image lab-packages lab-kernel vm-test
 
 help: ## lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup-demo:
-	@$(PYTHON) scripts/setup.py demo
+	@$(PYTHON) scripts/setup.py demo $(MODEL)
 
 setup-test:
 	@$(PYTHON) scripts/setup.py test
@@ -30,19 +36,27 @@ lab-packages: ## installs QEMU and what the guests need, as root, with apt-get
 lab-kernel: ## builds the kernel with iommufd that its guest needs, once; no other test waits for it
 	@$(PYTHON) scripts/lab_kernel.py
 
-demo: setup-demo ## a real model answers while its weights stream from disk, under a ceiling smaller than the model
-	@$(VENV)/python scripts/demo.py
+demo: setup-demo ## a real model answers while its weights stream, under a ceiling smaller than the model: MODEL=gemma3
+	@$(VENV)/python scripts/demo.py $(MODEL)
 
-test: setup-test setup-image ## all tests: the fast ones, the slow ones, then those in QEMU guests where QEMU is
-	$(VENV)/python -m pytest -q -m "not slow and not vm"
-	$(VENV)/python -m pytest -q -m slow
-	$(VENV)/python -m pytest -q -m vm
+# A process for each processor; threads of torch's that wait for each other must not keep the others from computing.
+unit: setup-test ## tests that start no daemon, within a minute: the first thing to run after a change
+	OMP_WAIT_POLICY=passive $(VENV)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal \
+	  --hypothesis-profile unit $(PYTEST) tests/unit -m "not slow and not vm and not thorough"
+
+# Unit tests beside each other, then one at a time what starts daemons. 5: no test of that half was asked for.
+test: setup-test ## unit tests, the thorough ones too, real daemons with a real model, hostile users, linters
+	OMP_WAIT_POLICY=passive $(VENV)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal \
+	  $(PYTEST) tests/unit -m "not slow and not vm" || [ $$? = 5 ]
+	$(VENV)/python -m pytest -q $(PYTEST) tests --ignore=tests/unit -m "not slow and not vm" || [ $$? = 5 ]
+
+slow-test: setup-test ## perplexity, llama.cpp as the oracle, kills at any moment, full disks
+	$(VENV)/python -m pytest -q $(PYTEST) -m slow
 
 vm-test: setup-image ## the hardware side and the service, in QEMU guests
-	$(VENV)/python -m pytest -q -m vm
+	$(VENV)/python -m pytest -q $(PYTEST) -m vm
 
-test-fast: setup-test ## the tests of less than a few seconds each
-	$(VENV)/python -m pytest -q -m "not slow and not vm"
+test-all: test slow-test vm-test ## everything: before a capability is called done
 
 lint: setup-test ## ruff, mypy, import-linter, buf
 	$(VENV)/python -m pytest -q tests/test_lint.py
@@ -50,7 +64,10 @@ lint: setup-test ## ruff, mypy, import-linter, buf
 proto: setup-test ## makes the committed protobuf code again from proto/
 	$(VENV)/python scripts/generate_protos.py
 
-bench: bench-streaming bench-kernels bench-engine bench-nvme bench-hostile ## every bench; tables here, figures in build/bench/*.json
+proto-freeze: setup-test ## freezes the public protocol as it is, at a release: what is in it stays (proto/frozen.txtpb)
+	$(VENV)/buf build proto --path proto/nvstream/v1 --exclude-source-info --output proto/frozen.txtpb
+
+bench: bench-streaming bench-kernels bench-engine bench-experts bench-nvme bench-hostile ## every bench; tables here, figures in build/bench/*.json
 
 bench-streaming: setup-test ## bandwidth while generating against the drive alone (build/bench/streaming.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.streaming
@@ -58,11 +75,23 @@ bench-streaming: setup-test ## bandwidth while generating against the drive alon
 bench-kernels: setup-test llamacpp ## products of every type against a plain read of memory (build/bench/kernels.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.kernels
 
-bench-engine: setup-test llamacpp ## decode, prefill and eight users beside llama.cpp (build/bench/engine.json)
+bench-engine: setup-test llamacpp ## decode, prefill, eight users beside llama.cpp; long prompts, guesses (build/bench/engine.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.engine
 
-bench-nvme: setup-lab ## our NVMe queues beside fio through the kernel's driver, in a guest (build/bench/nvme.json)
+bench-experts: setup-test llamacpp ## a mixture of experts beside llama.cpp, whole and half in memory (build/bench/experts.json)
+	PYTHONPATH=tests $(VENV)/python -m bench.experts
+
+bench-gpu: setup-test ## a card, by PART: kernels, resident; needs cupy and torch for CUDA (build/bench/gpu.json)
+	PYTHONPATH=tests $(VENV)/python -m bench.gpu --part $(PART)
+
+bench-boxes: setup-test ## simulated: a 3090, a 4090, a 5090, by the engine's own plan and flow (build/bench/boxes.json)
+	PYTHONPATH=tests $(VENV)/python -m bench.boxes
+
+bench-nvme: setup-lab ## our NVMe queues beside fio, four drives beside one, in guests (build/bench/nvme.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.nvme
+
+bench-before: setup-test ## this tree beside an earlier one: make bench-before REVISION=6b8a36f (build/bench/before.json)
+	PYTHONPATH=tests $(VENV)/python -m bench.before $(REVISION)
 
 bench-hostile: setup-test ## users beside one who stalls, floods, poisons or freezes; as root (build/bench/hostile.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.hostile

@@ -24,7 +24,7 @@ SERVICE = LAB / "service"
 IMAGE, INITRD, BEFORE = SERVICE / "image.ext4", SERVICE / "initrd", SERVICE / "before"
 RELEASE = "bookworm"
 PACKAGES = ("systemd", "systemd-sysv", "udev", "kmod", "dbus", "e2fsprogs", "init-system-helpers", "python3",
-            "python3-venv", "dkms", "gcc", "make")
+            "python3-venv", "python3-systemd", "dkms", "gcc", "make")
 OPTIONS = ("--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
            "--dpkgopt=path-exclude=/usr/share/locale/*", '--aptopt=APT::Install-Recommends "false"')
 PROXY = re.compile(r"Acquire::https?::(.*::)?(proxy|CaInfo)", re.IGNORECASE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import runpy
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ except ImportError:  # as a command, outside a build
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "daemon/nvstreamd/kernels/cpu"
+STRUCTS = SOURCES.parent / "cpu_structs.py"
 LIBRARY = ROOT / "daemon/nvstreamd/kernels/_cpu.so"
 COMPILERS = ("c++", "g++", "clang++")
 # No contraction: a fused multiply-add is written where one is meant, so that all instruction sets round alike.
@@ -57,6 +59,7 @@ def compiler() -> str | None:
 
 def build(target: Path, cxx: str) -> None:
     """Compiles and links `target`; replaced as a whole, so that no process ever sees half a library."""
+    write_header()
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as pool:
         def compile_unit(unit: tuple[str, tuple[str, ...]]) -> Path:
             name, flags = unit
@@ -70,10 +73,22 @@ def build(target: Path, cxx: str) -> None:
         partial.replace(target)
 
 
+def write_header() -> None:
+    """Writes cpu/structs.h anew where it is not what cpu_structs.py says."""
+    sys.path.insert(0, str(ROOT / "daemon"))  # the package is not installed yet
+    try:
+        text = runpy.run_path(str(STRUCTS))["header"]()
+    finally:
+        sys.path.pop(0)
+    target = SOURCES / "structs.h"
+    if not target.exists() or target.read_text() != text:
+        target.write_text(text)
+
+
 def digest() -> str:
     """What the library depends on."""
     found = hashlib.sha256()
-    for path in sorted([*SOURCES.iterdir(), Path(__file__)]):
+    for path in sorted([*SOURCES.iterdir(), STRUCTS, Path(__file__)]):
         found.update(path.read_bytes())
     return found.hexdigest()[:16]
 

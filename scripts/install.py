@@ -27,8 +27,8 @@ SERVICES = ("nvstreamd.socket", "nvstreamd.service")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """Where to: `prefix` as the installed files name themselves, below `root`."""
+class Tree:
+    """The files to put in place: `prefix` as the installed files name themselves, below `root`."""
 
     root: Path
     prefix: str
@@ -49,13 +49,13 @@ class Target:
         return self.root == Path("/")
 
 
-def target() -> Target:
+def tree_of_caller() -> Tree:
     """What the caller's environment says."""
     prefix = "/" + os.environ.get("PREFIX", "/usr").strip("/")
-    return Target(Path(os.environ.get("DESTDIR") or "/").resolve(), prefix)
+    return Tree(Path(os.environ.get("DESTDIR") or "/").resolve(), prefix)
 
 
-def install(to: Target) -> None:
+def install(to: Tree) -> None:
     """Puts everything there. An older installation goes first; a configuration that is there stays as it is."""
     if to.live and PACKAGE.exists():
         sys.exit("install: the Debian package nvstreamd is installed (apt-get remove nvstreamd)")
@@ -72,7 +72,7 @@ def install(to: Target) -> None:
         _say("installed; `systemctl enable --now nvstreamd.socket nvstreamd.service` starts it")
 
 
-def uninstall(to: Target, *, keep_config: bool = False) -> list[str]:
+def uninstall(to: Tree, *, keep_config: bool = False) -> list[str]:
     """Removes what was installed and what `setup` made. What the service wrote stays, and accounts.
 
     Returns the directories of the list that are still there, for others have files in them.
@@ -141,9 +141,9 @@ def _say(text: str) -> None:
 def main() -> None:
     """Carries out what is asked."""
     if sys.argv[1:] == ["install"]:
-        install(target())
+        install(tree_of_caller())
     elif sys.argv[1:] == ["uninstall"]:
-        uninstall(target())
+        uninstall(tree_of_caller())
     else:
         sys.exit("usage: install.py install|uninstall")
 

@@ -25,12 +25,14 @@ PROJECTS = (ROOT, ROOT / "clients/python")
 PYTHONS = ("3.11", "3.12")
 # Debian 12 has glibc 2.36; pip knows no "or older".
 PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in range(5, 37)), "manylinux2014_x86_64", "manylinux1_x86_64")
-UNITS = ("nvstreamd.service", "nvstreamd.socket")
+# Of what a card needs: the CUDA release that works with every driver from 525 on.
+CUDA = "cuda12"
+UNITS = ("nvstreamd.service", "nvstreamd.socket", "nvstreamd-card.service")
 # What follows the prefix in a file that names its own home.
 OWN_PLACES = re.compile(r"/usr/(lib|share)/")
 CONFIG = Path("etc/nvstreamd/nvstreamd.toml")
 SOURCES = ("daemon", "dma", "clients/python", "kmod/nvstream", "systemd", "scripts", "pyproject.toml", "README.md",
-           "LICENSE")
+           "docs", "LICENSE")
 # What lies among the sources and is made from them.
 MADE = {"__pycache__", "_cpu.so", "build", "dist"}
 
@@ -63,7 +65,8 @@ def stage(tree: Path, prefix: str = "/usr", pythons: Sequence[str] = PYTHONS) ->
     _link(home / "bin/nvstream", "../lib/nvstreamd/venv/bin/nvstream")
     _link(home / "sbin/nvstreamd", "../lib/nvstreamd/venv/bin/nvstreamd")
     _adapt("setup", home / "lib/nvstreamd/setup", prefix, 0o755)
-    _place(ROOT / "systemd/volume-id", home / "lib/nvstreamd/volume-id", 0o755)
+    for program in ("volume-id", "card-nodes"):
+        _place(ROOT / "systemd" / program, home / "lib/nvstreamd" / program, 0o755)
     _adapt("nvstreamd.rules", home / "lib/udev/rules.d/61-nvstreamd.rules", prefix)
     for unit in UNITS:
         _adapt(unit, home / "lib/systemd/system" / unit, prefix)
@@ -72,10 +75,25 @@ def stage(tree: Path, prefix: str = "/usr", pythons: Sequence[str] = PYTHONS) ->
     _place(ROOT / "systemd/nvstreamd.toml", tree / CONFIG)
     _place(ROOT / "systemd/noiommu.conf", home / "lib/nvstreamd/noiommu.conf")
     _place(ROOT / "README.md", home / "share/doc/nvstreamd/README.md")
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        _place(page, home / "share/doc/nvstreamd/docs" / page.name)
     _place(ROOT / "LICENSE", home / "share/doc/nvstreamd/copyright")
     # DKMS looks nowhere else.
     for source in sorted((ROOT / "kmod/nvstream").iterdir()):
         _place(source, tree / f"usr/src/nvstream-{version()}" / source.name)
+
+
+def stage_cuda(tree: Path, pythons: Sequence[str] = PYTHONS) -> None:
+    """Puts what a card needs beside the wheels of an installation in /usr."""
+    os.umask(0o022)
+    pip, needed = _pip(), _requirements()
+    for python in pythons:
+        there = {wheel.name for wheel in _download(pip, needed, python).glob("*.whl")}
+        # Together, so that there is one choice of releases for what both need.
+        for wheel in sorted(_download(pip, sorted([*needed, *_of_cuda()]), python).glob("*.whl")):
+            if wheel.name not in there:
+                _place(wheel, tree / "usr/lib/nvstreamd/wheels-cuda" / wheel.name)
+    _place(ROOT / "LICENSE", tree / "usr/share/doc/nvstreamd-cuda/copyright")
 
 
 def _place(source: Path, target: Path, mode: int = 0o644) -> None:
@@ -88,7 +106,7 @@ def _adapt(name: str, target: Path, prefix: str, mode: int = 0o644) -> None:
     """A file of systemd/ that names its own home."""
     _place(ROOT / "systemd" / name, target, mode)
     text = OWN_PLACES.sub(rf"{prefix}/\1/", target.read_text())
-    target.write_text(text.replace("@VERSION@", version()))
+    target.write_text(text.replace("@VERSION@", version()).replace("@CUDA@", CUDA))
 
 
 def _link(path: Path, target: str) -> None:
@@ -98,9 +116,9 @@ def _link(path: Path, target: str) -> None:
 
 def _collect_wheels(target: Path, pythons: Sequence[str]) -> None:
     """Our own wheels, and what they need for each Python; each set is made once for as long as it is the same."""
-    pip = _pip()
+    pip, needed = _pip(), _requirements()
     with ThreadPoolExecutor() as pool:
-        made = [pool.submit(_build, pip), *(pool.submit(_download, pip, python) for python in pythons)]
+        made = [pool.submit(_build, pip), *(pool.submit(_download, pip, needed, python) for python in pythons)]
     target.mkdir(parents=True)
     for wheels in made:
         for wheel in sorted(wheels.result().glob("*.whl")):
@@ -120,13 +138,13 @@ def _build(pip: Path) -> Path:
     return _kept(f"own-{key}", [str(pip), "wheel", "--no-deps", "--wheel-dir"], [str(project) for project in PROJECTS])
 
 
-def _download(pip: Path, python: str) -> Path:
-    """What our projects need of others, for one Python."""
-    needed = _requirements()
+def _download(pip: Path, needed: Sequence[str], python: str) -> Path:
+    """Wheels of others that fulfil what is needed, for one Python."""
     key = hashlib.sha256("\n".join([*needed, *PLATFORMS]).encode()).hexdigest()[:16]
     platforms = [option for name in PLATFORMS for option in ("--platform", name)]
     command = [str(pip), "download", "--only-binary=:all:", "--python-version", python, *platforms, "--dest"]
-    return _kept(f"python{python}-{key}", command, needed)
+    kind = f"{CUDA}.python" if set(_of_cuda()) <= set(needed) else "python"
+    return _kept(f"{kind}{python}-{key}", command, needed)
 
 
 def _kept(name: str, command: Sequence[str | Path], arguments: Sequence[str]) -> Path:
@@ -143,6 +161,11 @@ def _kept(name: str, command: Sequence[str | Path], arguments: Sequence[str]) ->
             sys.exit(f"packaged: pip failed:\n{done.stdout}{done.stderr}")
         partial.rename(kept)
     return kept
+
+
+def _of_cuda() -> list[str]:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    return list(extras[CUDA])
 
 
 def _requirements() -> list[str]:

@@ -22,7 +22,7 @@ LAB = ROOT / "build/lab"
 # Ours, and what stands in for hardware in tests.
 MODULES = ("nvstream", "lab")
 PACKAGES = ("qemu-system-x86", "busybox-static", "kmod", "util-linux", "fio", "e2fsprogs", "fdisk",
-            "linux-headers-amd64", "gcc", "make", "sparse", "mmdebstrap")
+            "linux-headers-amd64", "gcc", "make", "sparse", "mmdebstrap", "libsystemd-dev", "pkg-config")
 META_PACKAGE = "linux-image-amd64"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +20,11 @@ SOURCES = {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": os.environ.get("HOME",
 COMMANDS = {
     "ruff": [str(BIN / "ruff"), "check", *PYTHON_TREES],
     "mypy": [str(BIN / "mypy")],
+    # CI runs no bench: what one says that no module has any more is found here.
+    "mypy-benches": [str(BIN / "mypy"), "--follow-imports=silent", "tests/bench"],
     "import-linter": [str(BIN / "lint-imports")],
     "buf": [str(BIN / "buf"), "lint", "proto"],
+    "buf-breaking": [str(BIN / "buf"), "breaking", "proto", "--against", "proto/frozen.txtpb"],
     "protos": [sys.executable, "scripts/generate_protos.py", "--check"],
 }
 
@@ -28,6 +33,42 @@ COMMANDS = {
 def test_linter_finds_nothing(tool: str) -> None:
     done = subprocess.run(COMMANDS[tool], cwd=ROOT, env=SOURCES, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# What a client of yesterday would misread: pattern, what takes its place, and the rule of buf that says so.
+BREAKS = {
+    "a field with another number": ("models.proto", r"repeated string notes = 9;", "repeated string notes = 90;",
+                                    "FIELD_NO_DELETE"),
+    "two fields exchanged": ("inference.proto", r"string model = 1;(.*?) = 2;", r"string model = 2;\1 = 1;",
+                             "FIELD_SAME"),
+    "a field of another type": ("status.proto", r"repeated string notes = 6;", "string notes = 6;", "FIELD_SAME"),
+    "a field that is gone": ("status.proto", r"  repeated string notes = 6;\n", "", "FIELD_NO_DELETE"),
+    "a method that is gone": ("models.proto", r"  rpc Unload\(.*?\n", "", "RPC_NO_DELETE"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_what_breaks_clients_of_the_frozen_protocol_is_found(tmp_path: Path, name: str) -> None:
+    file, old, new, rule = BREAKS[name]
+    shutil.copytree(ROOT / "proto", tmp_path / "proto")
+    changed = tmp_path / "proto/nvstream/v1" / file
+    text, count = re.subn(old, new, changed.read_text(), count=1, flags=re.DOTALL)
+    assert count == 1, f"{file} has no {old} any more: change this test"
+    changed.write_text(text)
+    command = [*COMMANDS["buf-breaking"], "--error-format=json"]
+    done = subprocess.run(command, cwd=tmp_path, env=SOURCES, capture_output=True, text=True, check=False)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode and any(each["type"].startswith(rule) and each["path"].endswith(file) for each in found), (
+        done.stdout + done.stderr)
+
+
+def test_the_protocol_may_grow(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "proto", tmp_path / "proto")
+    grown = tmp_path / "proto/nvstream/v1/status.proto"
+    old = "  repeated string notes = 6;\n"
+    assert old in grown.read_text()
+    grown.write_text(grown.read_text().replace(old, old + "  string one_more = 1000;\n", 1))
+    subprocess.run(COMMANDS["buf-breaking"], cwd=tmp_path, env=SOURCES, check=True)
 
 
 def loaded_with(modules: str) -> set[str]:

@@ -11,13 +11,13 @@ from nvdma.types import UNTRANSLATED
 from nvstreamd.config import Config, load_config
 from nvstreamd.doctor import SCRATCH
 from nvstreamd.errors import ClaimRefused, NotFound
+from nvstreamd.hardware.changes import NVSTREAM, driver_for
 from nvstreamd.hardware.claims import Claims
 from nvstreamd.hardware.eligibility import policy_of, refusals
 from nvstreamd.hardware.facts import Machine, NvmeController
 from nvstreamd.hardware.inventory import take
 from nvstreamd.hardware.journal import Journal
 from nvstreamd.hardware.record import record
-from nvstreamd.hardware.steps import NVSTREAM, driver_for
 from nvstreamd.hardware.system import System
 
 GIB = 1 << 30
@@ -29,7 +29,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
     def add(name: str, text: str, run: Callable[[argparse.Namespace, Config, Claims], int]) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--config", type=Path, help="a TOML file, see README.md")
+        command.add_argument("--config", type=Path, help="a TOML file, see docs/administrator.md")
         command.set_defaults(run=run)
         return command
 
@@ -86,17 +86,17 @@ def _claim(given: argparse.Namespace, config: Config, claims: Claims) -> int:
     machine = take(claims.system)
     try:
         controller = _controller(machine, given.serial)
-        steps = claims.plan(controller, machine, policy_of(config))
+        changes = claims.plan(controller, machine, policy_of(config))
     except ClaimRefused as refused:
         for reason in refused.reasons:
             _say(f"refused: {reason}")
         return 1
-    for step in steps:
-        _say(f"{step.describe()}    (undone by: {step.describe_revert()})")
+    for change in changes:
+        _say(f"{change.describe()}    (undone by: {change.describe_revert()})")
     if driver_for(controller.function) == NVSTREAM:
         _say(f"note: {UNTRANSLATED}")
     if not given.dry_run:
-        claims.claim(controller, steps)
+        claims.claim(controller, changes)
     return 0
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, ExitStack
 
 from nvdma.heap import give_back_large_pieces
+from nvstreamd import message_ids, systemd
 from nvstreamd.api import server
 from nvstreamd.api.front import Front, public_socket
 from nvstreamd.api.guard import Guard
@@ -33,12 +34,12 @@ from nvstreamd.memory import excess
 from nvstreamd.places import remove_own
 from nvstreamd.supervisor.admission import Admission
 from nvstreamd.supervisor.arrivals import Arrivals
+from nvstreamd.supervisor.budget import written_before
 from nvstreamd.supervisor.catalog import Catalog
 from nvstreamd.supervisor.model import ServedModel
 from nvstreamd.supervisor.owners import Owners
+from nvstreamd.supervisor.routes import Hardware
 from nvstreamd.supervisor.watch import TICK_SECONDS
-from nvstreamd.supervisor.ways import Hardware
-from nvstreamd.systemd import listening_socket, notify
 from nvstreamd.text import places
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,9 @@ class App:
             if not give_back_large_pieces():
                 self.notes.append("memory of large requests may be kept: the C library has no mallopt")
             self._look_at_memory()
+            if way := systemd.way():
+                self.notes.append(way)
+                log.info("%s", way)
             self._recover()
             stack.push_async_callback(self.catalog.unload_all)
             self.admission.meter.open()
@@ -98,18 +102,18 @@ class App:
             await Front(listener, private / "grpc.sock", Owners()).start(stack)
             ticking = asyncio.create_task(self._tick())
             stack.callback(ticking.cancel)
-            log.info("listening on %s", listener.getsockname())
+            log.info("listening on %s", listener.getsockname(), extra=message_ids.LISTENING)
             with ExitStack() as listening:
                 self._attempt("a drive that comes later is not noticed", lambda: self._listen_for_drives(listening))
                 self._spawn(self.catalog.load_configured())
                 # What is there now stays: only what comes later is looked through for garbage.
                 gc.freeze()
-                notify("READY=1")
+                systemd.notify("READY=1")
                 await stop.wait()
             await self._drain()
 
     def _listener(self, stack: AsyncExitStack) -> socket.socket:
-        given = listening_socket()
+        given = systemd.listening_socket()
         if given is not None:
             return given
         try:
@@ -128,6 +132,10 @@ class App:
         if found is not None:
             self.notes.append(f"{found}: what does not fit is refused")
             log.warning("%s", self.notes[-1])
+        before = written_before(self.config)
+        if before is not None:
+            self.notes.append(before)
+            log.warning("%s", before)
 
     async def _tick(self) -> None:
         """Looks after engines and counters once a second, whatever happens."""
@@ -141,7 +149,7 @@ class App:
                 log.error("looking after engines: %s", places(error))
 
     def _recover(self) -> None:
-        """What an earlier daemon left claimed is given back before anything is claimed anew."""
+        """Gives back what an earlier daemon left claimed, before anything is claimed anew."""
         try:
             self.holder.recover()
         except NvstreamError as error:
@@ -155,7 +163,7 @@ class App:
         Arrivals(self.system.uevents(), self._drives_came).start(stack)
 
     def _attempt(self, otherwise: str, act: Callable[[], None]) -> None:
-        """What fails is done without: the log says so once, `status` always."""
+        """Acts, and does without what fails: the log says so once, `status` always."""
         try:
             act()
         except HardwareError as error:
@@ -168,9 +176,9 @@ class App:
 
     async def _drain(self) -> None:
         """Takes no new calls, and lets open streams end."""
-        notify("STOPPING=1")
+        systemd.notify("STOPPING=1")
         self.health.drain()
-        log.info("draining: %d calls are open", self.guard.open_calls)
+        log.info("draining: %d calls are open", self.guard.open_calls, extra=message_ids.DRAINING)
         left = await self.guard.drain(self.config.drain_seconds)
         if left:
             log.warning("%d calls are cut off after %g seconds of draining", left, self.config.drain_seconds)

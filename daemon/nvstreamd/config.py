@@ -55,7 +55,7 @@ class DriveConfig(_Checked):
 
 
 class QuotaConfig(_Checked):
-    """What a user, the members of a group, or (with neither) everybody else may have.
+    """The quota of a user, of the members of a group, or (with neither) of everybody else.
 
     `weight` is the share of an engine that is busy, `priority` batch waits for all others. Of the rest None is no
     limit: tokens of prompts and answers, `requests` that are open at once, `longest_context` in tokens.
@@ -102,16 +102,18 @@ class Config(_Checked):
     drives: tuple[DriveConfig, ...] = ()
     unsafe_noiommu: bool = False
     memory: Size = 1 << 30
-    kv_memory: Size = 256 << 20
+    kv_memory: Size | None = None
     model_directories: tuple[Path, ...] = ()
     models: tuple[ModelConfig, ...] = ()
     backends: Annotated[tuple[Literal["nvme_host", "uring", "pread"], ...], Field(min_length=1)] = (
         "nvme_host", "uring", "pread")
-    kernels: Annotated[tuple[Literal["cpu", "torch"], ...], Field(min_length=1)] = ("cpu", "torch")
+    kernels: Annotated[tuple[Literal["gpu", "cpu", "torch"], ...], Field(min_length=1)] = ("gpu", "cpu", "torch")
+    vram: Size | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
     max_running: Annotated[int, Field(ge=1, le=256)] = 8
     max_queued: Annotated[int, Field(ge=0, le=10000)] = 64
-    prefill_chunk: Annotated[int, Field(ge=8, le=8192)] = 64
+    prefill_chunk: Annotated[int | None, Field(ge=8, le=8192)] = None
+    latency: Annotated[float | None, Field(gt=0, le=3600)] = None
     max_context: Annotated[int, Field(ge=0)] = 0
     admin_group: str | None = None
     engine_user: str | None = None
@@ -134,7 +136,7 @@ def runtime_directory() -> Path:
 
 
 def temporary_directory() -> Path:
-    """What stands in for a user's runtime directory where the system gave him none."""
+    """The directory that stands in for a user's runtime directory where the system gave him none."""
     return Path(f"/tmp/nvstreamd-{os.getuid()}")
 
 
@@ -162,4 +164,5 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path or 'command line'}: {key}: {first['msg']}", "see README.md, Configuration") from error
+        raise ConfigError(f"{path or 'command line'}: {key}: {first['msg']}",
+                          "see docs/administrator.md, Configuration") from error

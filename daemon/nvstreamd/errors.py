@@ -11,8 +11,9 @@ STATUSES = frozenset((
     "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
     "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
 ))
-# The field of NotEnoughMemory, by which it is known behind the socket pair.
+# The fields of NotEnoughMemory and of CardLost, by which they are known behind the socket pair.
 MEMORY = "memory"
+CARD_FIELD = "card"
 
 
 class NvstreamError(Exception):
@@ -90,7 +91,7 @@ class BudgetTooSmall(NvstreamError):
 
 
 class NotEnoughMemory(NvstreamError):
-    """What a model is to take is more than the machine, or a control group, has left. Its field is always MEMORY."""
+    """A model is to take more than the machine, or a control group, has left. Its field is always MEMORY."""
 
     status = "FAILED_PRECONDITION"
 
@@ -145,6 +146,13 @@ class EngineLost(NvstreamError):
     """An engine died."""
 
     status = "UNAVAILABLE"
+
+
+class CardLost(EngineLost):
+    """An engine ended for its card, which failed: another may do without. Its field is always CARD_FIELD."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint, field=CARD_FIELD)
 
 
 class EnginePaused(EngineLost):
@@ -222,7 +230,7 @@ class DriveInUse(NvstreamError):
 
 
 class BadVolume(NvstreamError):
-    """What nvstreamd once wrote to a drive is damaged, of a later version, or a copy of another drive's."""
+    """A volume that nvstreamd once wrote to a drive is damaged, of a later version, or a copy of another drive's."""
 
     status = "FAILED_PRECONDITION"
 
@@ -235,6 +243,8 @@ class JournalError(NvstreamError):
 
 def from_wire(status: str, message: str, hint: str, field: str) -> NvstreamError:
     """The error that an engine reported, with the status it named. An engine may report anything."""
+    if field == CARD_FIELD:
+        return CardLost(message, hint)
     error = NvstreamError(message, hint, field=field)
     error.status = status if status in STATUSES else "INTERNAL"
     return error

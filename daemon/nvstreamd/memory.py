@@ -12,6 +12,8 @@ from pathlib import Path
 CGROUPS = "sys/fs/cgroup"
 # Version 1 writes about as much for no limit.
 NO_LIMIT = 1 << 60
+# A model's KV cache where nobody says how large it is to be.
+KV_UNTOLD = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ RULE = f"a name has 1 to {MOST_BYTES} bytes of printable characters, no '/', and
 
 
 def is_name(name: str) -> bool:
-    """Whether a model may be called that: as the file it is packed into, in a line of a log, on a command line."""
+    """True when a model may be called that: as the file it is packed into, in a line of a log, on a command line."""
     # What is no UTF-8 in a file's name is not printable either: Python has a surrogate for it.
     plain = name.isprintable() and "/" not in name and name == name.strip() and name[:1] not in (".", "-")
     return plain and 1 <= len(name.encode()) <= MOST_BYTES

@@ -17,7 +17,7 @@ class Backend(Protocol):
 
     @property
     def facts(self) -> BackendFacts:
-        """What this backend is and wants; final once `open` has returned."""
+        """The facts of this backend: what it is and wants; final once `open` has returned."""
 
     @property
     def in_flight(self) -> int:

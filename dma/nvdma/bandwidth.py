@@ -18,7 +18,7 @@ WAIT_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class SourceRange:
     """``length`` bytes at ``offset`` of source number ``source``."""
 
     source: int
@@ -48,16 +48,16 @@ def measure(
     *,
     seconds: float | None = None,
     limit: int | None = None,
-    extents: Sequence[Extent] | None = None,
+    ranges: Sequence[SourceRange] | None = None,
 ) -> Bandwidth:
-    """Read ``extents`` (all sources by default) in order, ``block`` bytes a read, ``depth`` reads in flight.
+    """Read ``ranges`` (all sources by default) in order, ``block`` bytes a read, ``depth`` reads in flight.
 
-    Stops submitting after ``seconds`` or ``limit`` bytes, or at the end of the extents, and waits for what is
+    Stops submitting after ``seconds`` or ``limit`` bytes, or at the end of the ranges, and waits for what is
     in flight. ``backend`` is open and idle; the first ``depth * block`` bytes of the arena are overwritten.
     Raises ValueError when block or depth do not fit arena and backend, and what `Backend.wait` raises.
     """
     _check(backend, arena, block, depth)
-    chosen = _whole(sources) if extents is None else extents
+    chosen = _whole(sources) if ranges is None else ranges
     free = list(range(depth))  # slots of the arena; the tag of a read is its slot
     reads = _reads(chosen, block, backend.facts.alignment, limit, free)
     nbytes = 0
@@ -85,24 +85,24 @@ def _check(backend: Backend, arena: Arena, block: int, depth: int) -> None:
         raise ValueError(f"depth {depth} x block {block} do not fit an arena of {arena.nbytes} bytes")
 
 
-def _whole(sources: Sequence[Source]) -> list[Extent]:
-    return [Extent(number, 0, source.size) for number, source in enumerate(sources)]
+def _whole(sources: Sequence[Source]) -> list[SourceRange]:
+    return [SourceRange(number, 0, source.size) for number, source in enumerate(sources)]
 
 
 def _reads(
-    extents: Sequence[Extent], block: int, alignment: int, limit: int | None, free: list[int]
+    ranges: Sequence[SourceRange], block: int, alignment: int, limit: int | None, free: list[int]
 ) -> Iterator[Read]:
-    """Blocks of ``extents`` in order, each into a slot taken from ``free``.
+    """Blocks of ``ranges`` in order, each into a slot taken from ``free``.
 
-    An extent's last is cut at its end, rounded up to ``alignment``.
+    The last of a range is cut at its end, rounded up to ``alignment``.
     """
     given = 0
-    for extent in extents:
-        end = -(-(extent.offset + extent.length) // alignment) * alignment
-        for offset in range(extent.offset, end, block):
+    for each in ranges:
+        end = -(-(each.offset + each.length) // alignment) * alignment
+        for offset in range(each.offset, end, block):
             if limit is not None and given >= limit:
                 return
             length = block if block < end - offset else end - offset
             given += length
             slot = free.pop()
-            yield Read(slot, extent.source, offset, length, slot * block)
+            yield Read(slot, each.source, offset, length, slot * block)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import signal
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import IntEnum
 
 LIBRARY = "libseccomp.so.2"
-PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 # seccomp.h.
 KILL_PROCESS, ALLOW, ERRNO = 0x80000000, 0x7FFF0000, 0x00050000
 BAD_ARCHITECTURE, ALL_THREADS, OPTIMIZE = 2, 4, 8
@@ -32,9 +33,10 @@ class Compare(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """Holds when argument number `index`, counted from 0, is `value`, or is it in the bits of `mask`.
+    """A condition on argument number `index`, counted from 0: it is held against `value`, in the bits of `mask` alone.
 
-    A filter looks at 64 bits, also where the call takes an int: what must not get past a refusal needs a mask.
+    A filter looks at all 64 bits, also where the call takes an int. So a rule that refuses needs a mask: without one a
+    caller gets past it by setting bits that the call ignores.
     """
 
     index: int
@@ -57,7 +59,7 @@ class _Comparison(ctypes.Structure):
 
 
 class Filters:
-    """What this process, and all that it starts, may ask of the kernel from now on. No filter can be taken away again.
+    """The filters of what this process, and all that it starts, may ask of the kernel. None can be taken away again.
 
     Raises OSError where there is no libseccomp.
     """
@@ -129,6 +131,16 @@ def hide_memory() -> None:
 def show_memory() -> None:
     """Undoes `hide_memory`: what proc(5) has of this process belongs to its user again."""
     _prctl(PR_SET_DUMPABLE, 1)
+
+
+def end_with(parent: int) -> None:
+    """The kernel kills this process when the thread that forked it ends, whatever state it is in; fork(2) undoes it.
+
+    Raises ProcessLookupError when `parent`, that thread's process, has ended already.
+    """
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise ProcessLookupError(f"process {parent} has ended")
 
 
 def _prctl(option: int, value: int) -> None:

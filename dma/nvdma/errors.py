@@ -178,3 +178,25 @@ class CommandRefused(ReadError):
     def __init__(self, path: str, offset: int, cause: CommandFailed, *, tag: int | None = None) -> None:
         self.cause = cause
         super().__init__(f"{path}: reading at offset {offset}: {cause.what}", path=path, offset=offset, tag=tag)
+
+
+class GpuError(DmaError):
+    """Base of every error of a card."""
+
+
+class GpuUnavailable(GpuError):
+    """There is no card that can be used, or what drives it is missing."""
+
+    hint = "the CPU's kernels work everywhere; nvstreamd doctor says what a card needs"
+
+
+class GpuOutOfMemory(GpuError):
+    """The card has less memory left than was asked for."""
+
+    hint = "give the model less VRAM, or end what else is on the card (nvidia-smi)"
+
+
+class GpuFailed(GpuError):
+    """A call of the card's driver failed. Most causes leave nothing of the context that can be used."""
+
+    hint = "look at dmesg for Xid messages; the engine is started again"

@@ -68,7 +68,7 @@ class Ledger:
 
     @property
     def has_outcomes(self) -> bool:
-        """Whether `take` would hand something out or raise."""
+        """True when `take` would hand something out or raise."""
         return bool(self._completions or self._errors)
 
     def admit(self, reads: Sequence[Read]) -> list[Pending]:
@@ -159,7 +159,7 @@ class Ledger:
         return ShortRead(self._path(read), read.offset, pending.expected, pending.done, tag=read.tag)
 
     def _checked(self, reads: Sequence[Read]) -> dict[int, Pending]:
-        """What `admit` admits, by tag, in order. One pass with everything at hand: each read of a drive comes by."""
+        """The reads to admit, by tag, in order. One pass with everything at hand: each read of a drive comes by."""
         facts, sizes, room, waiting = self._facts, self._sizes, self._arena_nbytes, self._pending
         alignment, max_read = facts.alignment, facts.max_read
         ended = self._ended()

@@ -50,7 +50,7 @@ class Completion(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BackendFacts:
-    """What a backend is and wants.
+    """The facts of a backend: what it is and wants.
 
     ``depth`` is the largest number of reads in flight, ``max_read`` the longest read in bytes; offset,
     length and target of a read are multiples of ``alignment`` bytes. ``registered_buffers``: the kernel has

@@ -2,7 +2,8 @@
 
 Both sides hold the same file with the same number of threads, and take turns: a round of ours, a round of theirs. Ours
 goes through the real daemon and the real gRPC client. Every ratio is ours over theirs in tokens a second, of medians
-over the rounds. Memory is that of daemon and engine after a wide pass, but for weights and KV cache.
+over the rounds. Memory is that of daemon and engine after a wide pass, but for weights and KV cache. What is measured
+of ours alone is in bench.prediction, bench.prompts and bench.speculation; nothing is guessed beside llama.cpp.
 
 Where memory is short, daemon and engine together live in a memory cgroup of half the model, the KV budget and 200 MiB,
 and llama.cpp in another as large, with the file mapped; the weights' budget of ours is half the model. A side that
@@ -25,21 +26,20 @@ from pathlib import Path
 
 import grpc
 
-from bench import peers
+from bench import peers, prediction, prompts, speculation
 from bench.company import QUIET, Company
 from bench.memory_group import MemoryGroup, NoMemoryGroups, drop_cached, memory_group
 from bench.report import Bar, show, write
 from bench.serving import MODEL, decode_rate, memory_besides, prefill_rate, serve
 from bench.streaming import model_file
 from support.daemon import Daemon
-from support.files import SMOLLM2
+from support.files import GEMMA3, SMOLLM2
 
 MIB = 1 << 20
 EXTRA = 200 * MIB
 SHORT_KV = 64 * MIB
 USERS = 8
 PREFILL = 512
-CONFIG = f"prefill_chunk = {PREFILL}\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,8 @@ class Setting:
 
     def path(self) -> Path:
         """Its file, made when it is a generated one."""
-        return SMOLLM2 if self.model == "smollm2" else model_file("1b", "llama", self.model)
+        real = {"smollm2": SMOLLM2, "gemma3": GEMMA3}
+        return real[self.model] if self.model in real else model_file("1b", "llama", self.model)
 
     def __str__(self) -> str:
         return f"{self.model}, memory short" if self.short else self.model
@@ -76,10 +77,13 @@ class Case:
         return decode_rate(daemon, self.users, self.tokens) if self.users else prefill_rate(daemon, self.tokens, draw)
 
 
-SMALL, Q4_0, Q8_0, SHORT = Setting("smollm2"), Setting("Q4_0"), Setting("Q8_0"), Setting("Q4_0", short=True)
+SMALL, GEMMA, Q4_0, Q8_0 = Setting("smollm2"), Setting("gemma3"), Setting("Q4_0"), Setting("Q8_0")
+SHORT = Setting("Q4_0", short=True)
 CASES = {
     "smollm2_decode_ratio": Case(SMALL, 1.0, 128),
     "smollm2_prefill_ratio": Case(SMALL, 1.0, PREFILL, users=0),
+    "gemma3_decode_ratio": Case(GEMMA, 1.0, 64),
+    "gemma3_prefill_ratio": Case(GEMMA, 1.0, PREFILL, users=0),
     "shape1b_q4_0_decode_ratio": Case(Q4_0, 1.0, 32),
     "shape1b_q4_0_prefill_ratio": Case(Q4_0, 1.0, PREFILL, users=0),
     "shape1b_q4_0_eight_users_ratio": Case(Q4_0, 1.2, 24, USERS),
@@ -88,7 +92,10 @@ CASES = {
     "eight_users_vs_llamacpp_memory_limited": Case(SHORT, 1.6, 24, USERS),
 }
 MEMORY = {SMALL: "smollm2_memory_mb", Q4_0: "shape1b_q4_0_memory_mb", Q8_0: "shape1b_q8_0_memory_mb"}
-BARS = {key: Bar(case.bar) for key, case in CASES.items()} | {key: Bar(200, most=True) for key in MEMORY.values()}
+BARS = ({key: Bar(case.bar) for key, case in CASES.items()} | {key: Bar(200, most=True) for key in MEMORY.values()}
+        | {key: Bar(0.15, most=True) for key in prediction.KEYS} | prompts.KEYS | speculation.KEYS)
+# What is measured apart, without llama.cpp.
+APART = ("prediction_error", "prompts", "speculation")
 
 
 @dataclass(slots=True)
@@ -113,6 +120,7 @@ class Results:
     samples: dict[str, Samples] = field(default_factory=dict)
     plain: dict[str, str] = field(default_factory=dict)
     memory: dict[str, float] = field(default_factory=dict)
+    apart: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -203,7 +211,7 @@ def measure(setting: Setting, keys: Sequence[str], rounds: int, threads: int, re
         if setting.short:
             drop_cached(path)
         with inside(mine):
-            ours = Ours(serve(path, stack, ["--threads", str(threads)], "" if setting.short else CONFIG))
+            ours = Ours(serve(path, stack, ["--threads", str(threads)]))
         ours.rate(lambda daemon: load(daemon, setting, size))
         if setting in MEMORY and not ours.failure:
             results.memory[MEMORY[setting]] = memory(ours.daemon, draw)
@@ -216,7 +224,7 @@ def measure(setting: Setting, keys: Sequence[str], rounds: int, threads: int, re
 
 def report(results: Results, rounds: int, threads: int) -> None:
     """Medians, ratios and the table."""
-    ratios = {key: samples.ratio for key, samples in results.samples.items()} | results.memory
+    ratios = {key: samples.ratio for key, samples in results.samples.items()} | results.memory | results.apart
     rates = {
         f"{CASES[key].setting}: {CASES[key].command}, tokens/s": f"ours {statistics.median(samples.ours):.1f}, "
         f"llama.cpp {statistics.median(samples.theirs):.1f}"
@@ -239,17 +247,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.engine", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES), metavar="KEY")
+    parser.add_argument("--only", nargs="+", choices=[*CASES, *APART], metavar="KEY", default=[*CASES, *APART])
     chosen = parser.parse_args(arguments)
     results = Results()
-    for setting in (SMALL, Q4_0, Q8_0, SHORT):
-        keys = [key for key in chosen.only if CASES[key].setting == setting]
+    for setting in (SMALL, GEMMA, Q4_0, Q8_0, SHORT):
+        keys = [key for key in CASES if key in chosen.only and CASES[key].setting == setting]
         if not keys:
             continue
         try:
             measure(setting, keys, chosen.rounds, chosen.threads, results)
         except (NoMemoryGroups, peers.PeerError) as error:
             results.plain[f"not measured: {setting}"] = str(error)
+    others = {"prediction_error": lambda: prediction.prediction_errors(chosen.threads),
+              "prompts": lambda: prompts.measure(chosen.threads, chosen.rounds),
+              "speculation": lambda: speculation.measure(chosen.threads, chosen.rounds)}
+    for name in (name for name in APART if name in chosen.only):
+        found, lines = others[name]()
+        results.apart |= found
+        results.plain |= lines
     report(results, chosen.rounds, chosen.threads)
 
 

@@ -16,21 +16,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
-
+from bench.hostile_daemon import MIB, MODEL, daemon, kill_at_work, resident, shown
 from bench.report import Bar, show, write
-from nvstream.v1 import inference_pb2 as inference
 from support.as_user import may_become_others, other
-from support.daemon import Daemon, running
+from support.daemon import Daemon
 from support.files import SMOLLM2
 
-MIB = 1 << 20
-MODEL = SMOLLM2.stem
 QUIET, HOSTILE, THIRD = 20_001, 20_002, 20_003
 BARS = {
     "flood_first_token_over_idle": Bar(3, most=True),
@@ -49,25 +44,6 @@ BARS = {
 }
 STREAM_TOKENS = 400
 GROWTH_SETTLES_SECONDS = 60.0
-
-
-@contextmanager
-def daemon(settings: str = "", kv_budget: int | None = None) -> Iterator[Daemon]:
-    """A daemon that serves the real model, resident, to every user."""
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        directory.chmod(0o755)
-        config = directory / "nvstreamd.toml"
-        config.write_text(f'model_directories = ["{SMOLLM2.parent}"]\n{settings}')
-        with running(directory, "--config", str(config)) as started:
-            started.load(MODEL, 200 * MIB, kv_budget=kv_budget)
-            yield started
-
-
-def shown(values: Sequence[float], unit: str, factor: float = 1.0) -> str:
-    """Median and range of some values."""
-    scaled = [value * factor for value in values]
-    return f"{statistics.median(scaled):.1f} {unit} ({min(scaled):.1f} to {max(scaled):.1f})"
 
 
 class Bench:
@@ -181,7 +157,7 @@ class Bench:
     def growth(self) -> None:
         """MiB that the daemon keeps, at most, after large calls, idle connections and unread streams."""
         with daemon() as served:
-            at_first = _resident(served)
+            at_first = resident(served)
             kept = {}
             address = str(served.socket)
             with other(HOSTILE, "large_calls", socket=address, model=MODEL, calls=40, size=16 * MIB) as hostile:
@@ -207,7 +183,7 @@ class Bench:
         least, end = float("inf"), time.monotonic() + GROWTH_SETTLES_SECONDS
         while time.monotonic() < end and least > BARS["daemon_growth_mib"].value / 2:
             served.process.poll()
-            least = min(least, _resident(served) - at_first)
+            least = min(least, resident(served) - at_first)
             threading.Event().wait(0.5)
         return least
 
@@ -221,7 +197,7 @@ class Bench:
                 stream.ids for stream in served.generate_all(MODEL, prompts, max_tokens=200, ignore_eos=True)))
             others.start()
             served.wait("the others to run", lambda: served.engine(MODEL).running == len(prompts))
-            self.plain["what the poison got"] = _kill_at_work(served, "word " * 400)
+            self.plain["what the poison got"] = kill_at_work(served, "word " * 4000)
             others.join()
             self.ratios["poison_restarts"] = served.engine(MODEL).restarts
         self.ratios["poison_others_unharmed"] = float(beside == alone)
@@ -261,24 +237,6 @@ class Bench:
         from hostile.test_control_tokens import injected_tokens
 
         self.ratios["injected_control_tokens"] = injected_tokens()
-
-
-def _resident(served: Daemon) -> float:
-    """MiB of the daemon's process (proc_pid_status(5), VmRSS)."""
-    lines = Path(f"/proc/{served.process.pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
-
-
-def _kill_at_work(served: Daemon, prompt: str) -> str:
-    """Sends a request and kills every engine that says that it works on it; what became of the request."""
-    try:
-        for event in served.open(MODEL, prompt, max_tokens=5):
-            pid = served.engine(MODEL).pid
-            if event.HasField("progress") and event.progress.phase == inference.PHASE_PREFILL and pid:
-                os.kill(pid, signal.SIGKILL)
-    except grpc.RpcError as error:
-        return f"{error.code().name}"
-    return "an answer"
 
 
 def main() -> int:

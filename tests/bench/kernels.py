@@ -21,11 +21,14 @@ import numpy as np
 
 from bench.peers import PRODUCTS, Peer, ggml_products
 from bench.report import Bar, show, write
+from nvdma.fence import DONE
+from nvdma.memory import Memory, MemoryKind, Span
 from nvstreamd import ggml
 from nvstreamd.ggml import GgmlType
+from nvstreamd.kernels.cpu_device import CpuDevice
 from nvstreamd.kernels.cpu_library import CpuContext, CpuLibrary
-from nvstreamd.kernels.cpu_ops import CpuOps
-from nvstreamd.kernels.weight import Weight
+from nvstreamd.kernels.rows import Rows, Stretch
+from nvstreamd.program import KvGroup, Matrix, Model, Program, Project, Value
 from support.random_blocks import random_blocks
 
 ROWS, COLUMNS = 14336, 4096
@@ -35,11 +38,38 @@ FAST = {"F16", "BF16", "Q8_0"}
 SLOWEST_BAR, FASTEST_BAR = Bar(0.40), Bar(0.65)
 
 
-def weight_of(kind: GgmlType) -> Weight:
-    """A matrix of a few random rows, over and over: content does not change the time."""
-    count = DRAWN_ROWS * COLUMNS // kind.block_length
-    rows = random_blocks(kind, count, COLUMNS**-0.5, np.random.default_rng(1))
-    return Weight(kind, ROWS, COLUMNS, np.tile(rows, ROWS // DRAWN_ROWS))
+@dataclass(frozen=True, slots=True)
+class At:
+    """The only tensor of a stage."""
+
+    type: GgmlType
+    shape: tuple[int, int] = (ROWS, COLUMNS)
+    offset: int = 0
+
+
+class Product:
+    """A product as the engine has it: a stage of one step, over a hidden state of so many rows."""
+
+    def __init__(self, device: CpuDevice, kind: GgmlType) -> None:
+        # A matrix of a few random rows, over and over: content does not change the time.
+        count = DRAWN_ROWS * COLUMNS // kind.block_length
+        rows = random_blocks(kind, count, COLUMNS**-0.5, np.random.default_rng(1))
+        self.kind, self.device = kind, device
+        self.data = np.tile(rows, ROWS // DRAWN_ROWS)
+        self.weights = Span(Memory(MemoryKind.HOST, self.data.ctypes.data, self.data.size), 0, self.data.size)
+        hidden = Value(0, COLUMNS)
+        device.open(Model(hidden, 1, (KvGroup(1, 1, 2),), ()), self.weights, {}, [max(WIDTHS)])
+        step = Project(hidden, None, (Matrix("w", ROWS, COLUMNS),), (Value(1, ROWS),))
+        self.ready = device.prepare(Program((step,)), {"w": At(kind)})
+
+    def begin(self, width: int) -> None:
+        """Begins passes of `width` rows."""
+        x = np.random.default_rng(2).standard_normal((width, COLUMNS), np.float32)
+        self.device.begin(Rows([Stretch(row, 1, 0, [[row]]) for row in range(width)], []), ggml.F32, x.tobytes())
+
+    def multiply(self) -> None:
+        """One product."""
+        self.device.run(self.ready, self.weights, 0, DONE)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -58,19 +88,17 @@ class Samples:
     theirs: dict[int, list[float]] = field(default_factory=lambda: {width: [] for width in WIDTHS})
 
 
-def measure(ops: CpuOps, weight: Weight, rounds: int, peer: Peer | None) -> Samples:
+def measure(product: Product, rounds: int, peer: Peer | None) -> Samples:
     """All rounds of one type."""
-    samples = Samples()
-    rng = np.random.default_rng(2)
-    inputs = {width: (rng.standard_normal((width, COLUMNS), np.float32), np.empty((width, ROWS), np.float32))
-              for width in WIDTHS}
+    samples, data = Samples(), product.data
     for number in range(rounds + 1):
-        for width, (x, y) in inputs.items():
+        for width in WIDTHS:
+            product.begin(width)
             with peer.stopped() if peer else nullcontext():
                 # The first of two wakes the threads.
-                ours = [seconds(lambda: ops.linear(x, weight, y)) for _ in range(2)][1]  # noqa: B023
-                read = seconds(lambda: ops.context.read(weight.data.ctypes.data, weight.data.size))
-            theirs = peer.seconds(f"{weight.type.id} {width}") if peer else 0.0
+                ours = [seconds(product.multiply) for _ in range(2)][1]
+                read = seconds(lambda: product.device.context.read(data.ctypes.data, data.size))
+            theirs = peer.seconds(f"{product.kind.id} {width}") if peer else 0.0
             if number:  # the first round warms up
                 samples.ours[width].append(ours)
                 samples.reads.append(read)
@@ -93,14 +121,14 @@ def lines(kind: GgmlType, samples: Samples, peer: Peer | None) -> dict[str, str]
     return found
 
 
-def run(ops: CpuOps, kinds: Sequence[GgmlType], rounds: int, peer: Peer | None) -> None:
+def run(device: CpuDevice, kinds: Sequence[GgmlType], rounds: int, peer: Peer | None) -> None:
     """All types, the table and the file."""
     ratios: dict[str, float] = {}
     bars: dict[str, Bar] = {}
-    plain = {"kernel": ops.name, "beside": "ggml's CPU backend, native build" if peer else "nothing: make llamacpp"}
+    plain = {"kernel": device.name, "beside": "ggml's CPU backend, native build" if peer else "nothing: make llamacpp"}
     rounds_of: dict[str, object] = {}
     for kind in kinds:
-        samples = measure(ops, weight_of(kind), rounds, peer)
+        samples = measure(Product(device, kind), rounds, peer)
         key = f"{kind.name.lower()}_fraction_of_read"
         ratios[key] = statistics.median(samples.reads) / statistics.median(samples.ours[1])
         if kind.name not in ("Q2_K", "Q3_K", "F32"):
@@ -124,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         context = CpuContext(library, library.best(), chosen.threads)
         context.open(stack)
         peer = stack.enter_context(ggml_products(chosen.threads, COLUMNS, ROWS)) if PRODUCTS.exists() else None
-        run(CpuOps(context), [ggml.BY_NAME[name] for name in chosen.type], chosen.rounds, peer)
+        run(CpuDevice(context), [ggml.BY_NAME[name] for name in chosen.type], chosen.rounds, peer)
 
 
 if __name__ == "__main__":

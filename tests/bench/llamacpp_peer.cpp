@@ -4,15 +4,21 @@
 //       decode SEQUENCES TOKENS    a short prompt each, then TOKENS greedy steps of SEQUENCES rows, all timed
 //                                  but the first
 //       prefill TOKENS             one prompt in one go
+//       forced warm|cold FILE      a step for every token id of FILE, whatever would follow: a sequence a line, all as
+//                                  long; all timed but the first step
+//       forced_prefill warm|cold FILE   the ids of FILE, one line, as one prompt in one go
 //
 // `default` leaves loading to llama.cpp, which copies weights into the layout of its fastest kernels; `mapped` maps the
-// file and computes from it, so that the kernel may drop weights and read them again. Every context is warm: it has run
-// its command once before the run that is timed. What is not set here is llama.cpp's default: flash attention, KV F16.
+// file and computes from it, so that the kernel may drop weights and read them again. A context is warm when it has run
+// its command once before the run that is timed; every one is, but where `cold` is asked. Such a one has computed the
+// first token of each sequence: threads run, and what all tokens need is in memory, as far as there is room. What is
+// not set here is llama.cpp's default: flash attention, KV F16.
 
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <fstream>
 #include <iostream>
 #include <memory>
 #include <sstream>
@@ -31,10 +37,14 @@ constexpr int kStride = 4999;  // between the tokens of a long prompt, so that t
 
 using Clock = std::chrono::steady_clock;
 
+using Ids = std::vector<std::vector<llama_token>>;  // by sequence
+
 struct Command {
     std::string name;
     int sequences = 1;
     int tokens = 0;
+    bool cold = false;
+    Ids forced;
 
     bool same_context(const Command & other) const {
         return name == other.name && sequences == other.sequences && tokens == other.tokens;
@@ -101,9 +111,9 @@ public:
     }
 
     Timing run(const Command & command) {
-        if (!context_ || !command.same_context(last_)) {
+        if (!context_ || command.cold || !command.same_context(last_)) {
             make_context(command);
-            once(command);
+            warm_up(command);
         }
         return once(command);
     }
@@ -125,6 +135,8 @@ private:
 
     Timing once(const Command & command) {
         llama_memory_clear(llama_get_memory(context_.get()), true);
+        if (command.name == "forced") return forced(command.forced);
+        if (command.name == "forced_prefill") return forced_prefill(command.forced.front());
         return command.name == "decode" ? decode(command.sequences, command.tokens) : prefill(command.tokens);
     }
 
@@ -149,6 +161,45 @@ private:
         return {sequences * (tokens - 1), since(start)};
     }
 
+    void warm_up(const Command & command) {
+        if (!command.cold) {
+            once(command);
+            return;
+        }
+        Batch batch(command.sequences);
+        forced_step(batch, command.forced, 0);
+    }
+
+    void forced_step(Batch & batch, const Ids & ids, int step) {
+        batch.clear();
+        for (size_t sequence = 0; sequence < ids.size(); ++sequence) {
+            batch.add(ids[sequence][step], step, static_cast<int>(sequence), true);
+        }
+        batch.decode(context_.get());
+        // Chosen as if it were to follow: that is a part of a step.
+        std::vector<llama_token> next(ids.size());
+        choose(next, 1);
+    }
+
+    Timing forced(const Ids & ids) {
+        const int sequences = static_cast<int>(ids.size()), steps = static_cast<int>(ids.front().size());
+        Batch batch(sequences);
+        forced_step(batch, ids, 0);
+        const Clock::time_point start = Clock::now();
+        for (int step = 1; step < steps; ++step) forced_step(batch, ids, step);
+        return {sequences * (steps - 1), since(start)};
+    }
+
+    Timing forced_prefill(const std::vector<llama_token> & ids) {
+        const int tokens = static_cast<int>(ids.size());
+        Batch batch(tokens);
+        for (int i = 0; i < tokens; ++i) batch.add(ids[i], i, 0, i == tokens - 1);
+        const Clock::time_point start = Clock::now();
+        batch.decode(context_.get());
+        likeliest(llama_get_logits_ith(context_.get(), tokens - 1), vocabulary_);
+        return {tokens, since(start)};
+    }
+
     // The next token of every sequence; its last row is every `stride`-th of the batch.
     void choose(std::vector<llama_token> & next, int stride) const {
         for (size_t sequence = 0; sequence < next.size(); ++sequence) {
@@ -158,12 +209,9 @@ private:
     }
 
     Timing prefill(int tokens) {
-        Batch batch(tokens);
-        for (int i = 0; i < tokens; ++i) batch.add((i * kStride + 1) % vocabulary_, i, 0, i == tokens - 1);
-        const Clock::time_point start = Clock::now();
-        batch.decode(context_.get());
-        likeliest(llama_get_logits_ith(context_.get(), tokens - 1), vocabulary_);
-        return {tokens, since(start)};
+        std::vector<llama_token> ids(tokens);
+        for (int i = 0; i < tokens; ++i) ids[i] = (i * kStride + 1) % vocabulary_;
+        return forced_prefill(ids);
     }
 
     int threads_;
@@ -173,16 +221,47 @@ private:
     Command last_;
 };
 
+Ids read_ids(const std::string & path) {
+    std::ifstream file(path);
+    Ids ids;
+    for (std::string line; std::getline(file, line);) {
+        std::istringstream words(line);
+        ids.emplace_back();
+        for (llama_token id; words >> id;) ids.back().push_back(id);
+        if (ids.back().size() != ids.front().size()) throw std::runtime_error("lines are not as long: " + path);
+    }
+    if (ids.empty() || ids.front().empty()) throw std::runtime_error("no token ids: " + path);
+    return ids;
+}
+
+Command parse_forced(const std::string & name, std::istringstream & words) {
+    Command command;
+    std::string heat, path;
+    words >> heat >> std::ws;
+    std::getline(words, path);
+    if (heat != "warm" && heat != "cold") throw std::runtime_error("not a command: " + name + " warm|cold FILE");
+    command.name = name;
+    command.cold = heat == "cold";
+    command.forced = read_ids(path);
+    command.sequences = static_cast<int>(command.forced.size());
+    command.tokens = static_cast<int>(command.forced.front().size());
+    const bool decode = name == "forced" && command.tokens >= 2 && command.sequences <= kMostSequences;
+    const bool prefill = name == "forced_prefill" && command.sequences == 1 && command.tokens <= kBatch;
+    if (!decode && !prefill) throw std::runtime_error("too many or too few token ids: " + path);
+    return command;
+}
+
 Command parse(const std::string & line) {
     std::istringstream words(line);
     Command command;
     words >> command.name;
+    if (command.name == "forced" || command.name == "forced_prefill") return parse_forced(command.name, words);
     if (command.name == "decode") words >> command.sequences;
     words >> command.tokens;
     const bool decode = command.name == "decode" && command.tokens >= 2;
     const bool prefill = command.name == "prefill" && command.tokens >= 1 && command.tokens <= kBatch;
     if (!words || !(decode || prefill) || command.sequences < 1 || command.sequences > kMostSequences) {
-        throw std::runtime_error("not a command: decode SEQUENCES TOKENS, prefill TOKENS");
+        throw std::runtime_error("not a command: decode SEQUENCES TOKENS, prefill TOKENS, forced, forced_prefill");
     }
     return command;
 }

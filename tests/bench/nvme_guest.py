@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.nvme_msix import InterruptedBackend, InterruptingDrive
 from nvdma.arena import Arena
-from nvdma.backends.nvme import NvmeBackend, Place
+from nvdma.backends.nvme import NvmeBackend, OnDrive
 from nvdma.bandwidth import measure
 from nvdma.nvme.drive import Drive
 from nvdma.pci.access import VfioAccess
@@ -37,7 +37,7 @@ SECONDS = 4.0
 NBYTES = 256 * MIB
 MODULE = LAB / "nvstream/nvstream.ko"
 
-Make = Callable[[Sequence[Place], Sequence[Source], Arena], NvmeBackend]
+Make = Callable[[Sequence[OnDrive], Sequence[Source], Arena], NvmeBackend]
 
 
 def fio(address: PciAddress) -> dict[str, float]:
@@ -58,7 +58,7 @@ def ours(make: Make) -> dict[str, float]:
     with ExitStack() as stack:
         arena = stack.enter_context(Arena(DEPTH * BLOCK, huge_pages=True))
         source = Source(-1, "drive", NBYTES)
-        backend = make([Place(0, 1, 0)], [source], arena)
+        backend = make([OnDrive(0, 1, 0)], [source], arena)
         backend.open()
         stack.callback(backend.close)
         before, nbytes, seconds = resource.getrusage(resource.RUSAGE_SELF), 0, 0.0

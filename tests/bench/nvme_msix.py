@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from nvdma.arena import Arena
-from nvdma.backends.nvme import SILENCE_SECONDS, NvmeBackend, Place
+from nvdma.backends.nvme import SILENCE_SECONDS, NvmeBackend, OnDrive
 from nvdma.nvme.drive import Drive
 from nvdma.nvme.queue import queue_bytes
 from nvdma.pci.access import VfioAccess
@@ -52,7 +52,7 @@ class InterruptingDrive(Drive):
 class InterruptedBackend(NvmeBackend):
     """NvmeBackend on one such drive: while nothing has completed it waits for the interrupt."""
 
-    def __init__(self, drive: InterruptingDrive, places: Sequence[Place], sources: Sequence[Source],
+    def __init__(self, drive: InterruptingDrive, places: Sequence[OnDrive], sources: Sequence[Source],
                  arena: Arena) -> None:
         super().__init__("nvme_host_msix", [drive], places, sources, arena)
         self._drive = drive

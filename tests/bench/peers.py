@@ -26,23 +26,28 @@ DEADLINE = 600.0
 
 
 class PeerError(RuntimeError):
-    """llama.cpp ended or did not answer."""
+    """The process of that `name` ended or did not answer."""
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(f"{name} {what}")
+        self.name = name
 
 
 @dataclass(slots=True)
 class Peer:
-    """A process of llama.cpp or ggml that answers a command a line."""
+    """A process of llama.cpp or ggml, or another of that `name`, that answers a command a line."""
 
     process: subprocess.Popen[bytes]
+    name: str = "llama.cpp"
 
     def answer(self) -> dict[str, Any]:
         """The next line of JSON."""
         assert self.process.stdout is not None
         if not select.select([self.process.stdout], [], [], DEADLINE)[0]:
-            raise PeerError(f"llama.cpp did not answer for {DEADLINE} s")
+            raise PeerError(self.name, f"did not answer for {DEADLINE} s")
         line = self.process.stdout.readline()
         if not line:
-            raise PeerError(f"llama.cpp ended with status {self.process.wait(timeout=DEADLINE)}")
+            raise PeerError(self.name, f"ended with status {self.process.wait(timeout=DEADLINE)}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -83,7 +88,7 @@ def name() -> str:
 def peer(path: Path, threads: int, mapped: bool) -> Iterator[Peer]:
     """llama.cpp with the model loaded; `mapped` leaves the weights in the file, where they can be dropped."""
     program = [str(NATIVE)] if NATIVE.exists() else [sys.executable, "-m", "bench.xllamacpp_peer"]
-    with _asked([*program, str(path), str(threads), "mapped" if mapped else "default"]) as found:
+    with asked([*program, str(path), str(threads), "mapped" if mapped else "default"]) as found:
         found.answer()
         yield found
 
@@ -91,16 +96,18 @@ def peer(path: Path, threads: int, mapped: bool) -> Iterator[Peer]:
 @contextmanager
 def ggml_products(threads: int, columns: int, rows: int) -> Iterator[Peer]:
     """ggml's CPU backend, asked for products of one shape."""
-    with _asked([str(PRODUCTS), str(threads), str(columns), str(rows)]) as found:
+    with asked([str(PRODUCTS), str(threads), str(columns), str(rows)]) as found:
         yield found
 
 
 @contextmanager
-def _asked(command: list[str]) -> Iterator[Peer]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+def asked(command: list[str], name: str = "llama.cpp") -> Iterator[Peer]:
+    """A process while it is asked; then it is killed. What it imports of ours is that of this tree's tests."""
+    found = [str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(found)}
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0)
     try:
-        yield Peer(process)
+        yield Peer(process, name)
     finally:
         process.kill()
         process.communicate()

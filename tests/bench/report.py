@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from support.files import ROOT
 
@@ -49,7 +49,7 @@ def write(name: str, figures: Mapping[str, object]) -> None:
 
 def show(title: str, ratios: Mapping[str, float], bars: Mapping[str, Bar], plain: Mapping[str, str]) -> None:
     """Prints ratios beside their bars, then figures that have none."""
-    table = Table("figure", "value", "bar", "", title=title)
+    table = Table(Column("figure", no_wrap=True), "value", "bar", "", title=title)
     for key, ratio in ratios.items():
         bar = bars.get(key)
         verdict = "" if bar is None else "ok" if bar.holds(ratio) else "MISSED"

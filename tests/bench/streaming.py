@@ -27,15 +27,17 @@ from rich.console import Console
 from bench.drive_cap import Idle, NoCap, capped
 from bench.report import Bar, show, write
 from nvdma.arena import Arena
-from nvdma.bandwidth import Extent, measure
+from nvdma.bandwidth import SourceRange, measure
 from nvdma.select import probe
 from nvdma.types import Source
 from nvstream.v1.models_pb2 import Placement
 from nvstreamd import ggml
 from nvstreamd.engine.describe import read_model
-from nvstreamd.engine.load import BLOCK, DEPTH
-from nvstreamd.weights.files import open_all
-from support import random_gguf
+from nvstreamd.engine.load import DEPTH
+from nvstreamd.engine.measure import BLOCK
+from nvstreamd.pieces import Kind
+from nvstreamd.weights.packed.files import open_all
+from support import random_gguf, shapes
 from support.daemon import Daemon, running
 from support.files import ROOT
 from support.vocabularies import real_vocabulary
@@ -74,7 +76,7 @@ def model_file(shape: str, family: str, kind: str) -> Path:
         MODELS.mkdir(parents=True, exist_ok=True)
         scratch = path.with_suffix(".partial")
         options = random_gguf.Options(type=ggml.BY_NAME[kind], vocabulary=real_vocabulary())
-        random_gguf.write(scratch, random_gguf.PRESETS[shape][family], options)
+        random_gguf.write(scratch, shapes.PRESETS[shape][family], options)
         os.sync()
         scratch.rename(path)
     return path
@@ -85,11 +87,12 @@ def raw_bandwidth(path: Path, backend: str) -> float:
     with ExitStack() as stack:
         model = read_model(open_all([path], stack))
         sources = [Source(file.fd, file.path, file.size) for file in model.data]
-        extents = [Extent(e.file, e.offset, e.length) for s in model.manifest.layers for e in s.extents]
+        ranges = [SourceRange(e.file, e.offset, e.length) for s in model.manifest.segments
+                  if s.key.kind is Kind.LAYER for e in s.extents]
         arena = stack.enter_context(Arena(BLOCK * DEPTH))
         chosen = probe([backend], sources, arena, DEPTH).backend
         stack.callback(chosen.close)
-        return measure(chosen, sources, arena, BLOCK, DEPTH, seconds=RAW_SECONDS, extents=extents).bytes_per_second
+        return measure(chosen, sources, arena, BLOCK, DEPTH, seconds=RAW_SECONDS, ranges=ranges).bytes_per_second
 
 
 def settle(path: Path) -> int | None:
@@ -108,7 +111,8 @@ def settle(path: Path) -> int | None:
 
 def pass_seconds(daemon: Daemon, model: str, users: int) -> float:
     """The median of a decode pass while `users` streams run: their token intervals, from when all of them decode."""
-    streams = [daemon.open(model, [user + 1, 2, 3], max_tokens=PASSES + USERS, ignore_eos=True)
+    streams = [daemon.open(model, [user + 1, 2, 3], max_tokens=PASSES + USERS, ignore_eos=True,
+                           speculation=False)
                for user in range(users)]
     # Prompts arrive over one or two passes; each stream's first token says that it decodes.
     for stream in streams:
@@ -144,8 +148,9 @@ def run(path: Path, rounds: int, budget: int, directory: Path) -> tuple[Samples,
             # Read-ahead goes on until its slots are full: the drive alone is the drive once that has ended.
             daemon.wait("the read-ahead to end", Idle(path))
             samples.raw.append(raw_bandwidth(path, backend))
-            samples.one.append(pass_seconds(daemon, "streamed", 1))
             samples.eight.append(pass_seconds(daemon, "streamed", USERS))
+            # Last, so that what the status expects at the end is of such passes.
+            samples.one.append(pass_seconds(daemon, "streamed", 1))
         placement = daemon.engine("streamed").model.placement
     return samples, placement
 
@@ -182,7 +187,7 @@ def report(path: Path, samples: Samples, placement: Placement, drive: str) -> No
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.streaming", description=__doc__)
-    parser.add_argument("--shape", choices=list(random_gguf.PRESETS), default="1b")
+    parser.add_argument("--shape", choices=list(shapes.PRESETS), default="1b")
     parser.add_argument("--family", choices=["llama", "qwen3"], default="llama")
     parser.add_argument("--type", choices=sorted(ggml.BY_NAME), default="F16")
     parser.add_argument("--rounds", type=int, default=5)

@@ -63,10 +63,34 @@ def test_a_budget_too_small_is_refused_with_the_figure_that_works(smollm2: Daemo
         assert daemon.generate(SMOLLM2.stem, "The capital of France is", max_tokens=1).text == " Paris"
 
 
-def test_budgets_of_all_models_stay_under_the_daemons_memory(smollm2: Daemon) -> None:
-    with pytest.raises(grpc.RpcError) as refused:
-        smollm2.models.Load(models.LoadRequest(model=SMOLLM2.stem, budget=1 << 40))
-    assert refused.value.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT)
+def test_weights_and_kv_caches_of_all_models_stay_under_the_daemons_memory(tmp_path: Path) -> None:
+    names = ("one", "two", "three")
+    with running(tmp_path, "--memory", "150MiB", *(f"--model={name}={SMOLLM2}" for name in names)) as daemon:
+        daemon.wait("the first to be served", lambda: daemon.engine("one").model.placement.budget > 0)
+        daemon.wait("the others to be refused", lambda: all(
+            daemon.engine(name).model.state == models.MODEL_STATE_FAILED for name in names[1:]))
+        daemon.unload("one")
+        taken = 0
+        daemon.unload("two")
+        for name, budget, kv_budget in (("one", 20, 40), ("two", 30, None)):
+            placement = daemon.load(name, budget * MIB, kv_budget=kv_budget and kv_budget * MIB).placement
+            taken += placement.budget + placement.kv_budget
+            assert placement.budget <= budget * MIB and placement.kv_budget > 0
+        assert taken <= 150 * MIB
+        with pytest.raises(grpc.RpcError) as refused:
+            daemon.load("three", 150 * MIB - taken, kv_budget=MIB)
+        assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+        assert "`memory`" in str(refused.value.details())
+
+
+def test_a_configuration_of_before_memory_counted_kv_caches_works_and_is_told(tmp_path: Path) -> None:
+    config = tmp_path / "nvstreamd.toml"
+    config.write_text(f'memory = "20MiB"\nkv_memory = "64MiB"\n[[models]]\nname = "m"\npath = "{SMOLLM2}"\n')
+    with running(tmp_path / "daemon", "--config", str(config)) as daemon:
+        daemon.wait("the model", lambda: daemon.engine("m").model.state == models.MODEL_STATE_SERVING)
+        placement = daemon.engine("m").model.placement
+        assert placement.budget <= 20 * MIB and 60 * MIB < placement.kv_budget <= 64 * MIB
+        assert any("kv_memory" in note and "64MiB" in note for note in daemon.status().notes)
 
 
 def test_a_model_file_that_changes_is_noticed(tmp_path: Path) -> None:
@@ -75,7 +99,7 @@ def test_a_model_file_that_changes_is_noticed(tmp_path: Path) -> None:
     copy.write_bytes(SMOLLM2.read_bytes())
     with running(tmp_path / "daemon", "--model-directory", str(copy.parent)) as daemon:
         daemon.load("changing", 20 * MIB)
-        stream = daemon.open("changing", "Count: 1 2 3", max_tokens=2000, ignore_eos=True)
+        stream = daemon.open("changing", "Count: 1 2 3", max_tokens=2000, ignore_eos=True, speculation=False)
         collected = Collected()
         collected.take(next(stream))
         os.truncate(copy, 50 * MIB)
@@ -92,8 +116,8 @@ def test_nan_weights_are_named(tmp_path: Path) -> None:
     """A scale of NaN in layer 17 must end in an error that says where, not in nonsense tokens."""
     from contextlib import ExitStack
 
-    from nvstreamd.weights.files import open_all
-    from nvstreamd.weights.gguf import read
+    from nvstreamd.weights.packed.files import open_all
+    from nvstreamd.weights.packed.gguf import read
 
     copy = tmp_path / "models/nan.gguf"
     copy.parent.mkdir()
@@ -107,14 +131,14 @@ def test_nan_weights_are_named(tmp_path: Path) -> None:
         daemon.load("nan", 120 * MIB)
         stream = daemon.generate("nan", "x", max_tokens=3)
         assert stream.error is not None and stream.error.code() == grpc.StatusCode.FAILED_PRECONDITION
-        assert "layer.17" in stream.error.details() and "ffn_down" in stream.error.details()
+        assert "blk.17.ffn_down.weight" in stream.error.details()
         assert str(copy) in stream.error.details()
 
 
 def test_sigterm_lets_streams_end(tmp_path: Path) -> None:
     with running(tmp_path, "--model-directory", str(SMOLLM2.parent)) as daemon:
         daemon.load(SMOLLM2.stem, 200 * MIB)
-        stream = daemon.open(SMOLLM2.stem, "Count: 1 2 3", max_tokens=12, ignore_eos=True)
+        stream = daemon.open(SMOLLM2.stem, "Count: 1 2 3", max_tokens=12, ignore_eos=True, speculation=False)
         first = next(stream)
         daemon.process.send_signal(signal.SIGTERM)
         events = [first, *stream]

@@ -16,7 +16,7 @@ from nvstream.v1 import inference_pb2 as inference
 from nvstream.v1 import models_pb2 as models
 from support.daemon import DEADLINE, Collected, Daemon, running
 from support.files import SMOLLM2
-from support.random_gguf import tiny
+from support.shapes import tiny
 from support.small_disk import needs_root, small_disk
 from support.vocabularies import synthetic_vocabulary
 from unit.weights.models import make
@@ -78,7 +78,7 @@ def test_a_flipped_bit_is_found_at_load(daemon: Daemon, tmp_path: Path) -> None:
     store = Path(list(start(daemon, source, name="tiny"))[-1].imported.path)
     stored = json.loads((store / "manifest.json").read_text())
     with (store / "part-0.bin").open("r+b") as part:
-        part.seek(stored["layers"][1]["extents"][0]["offset"] + 77)
+        part.seek(stored["segments"][2]["extents"][0]["offset"] + 77)
         byte = part.read(1)[0]
         part.seek(-1, os.SEEK_CUR)
         part.write(bytes([byte ^ 1]))

@@ -39,19 +39,25 @@ def listed(daemon: Daemon, name: str) -> models.Model:
 
 
 def test_a_queued_stream_hears_of_its_place(narrow: Daemon, name: str) -> None:
-    streams = [narrow.open(name, f"{number} is", max_tokens=4, ignore_eos=True) for number in range(3)]
+    # The first goes on until the others have been told their places.
+    streams = [narrow.open(name, f"{number} is", max_tokens=4 if number else 4000, ignore_eos=True, speculation=False)
+               for number in range(3)]
     firsts = [next(stream).accepted for stream in streams]
     assert [first.queue_position for first in firsts] == [0, 1, 2]
+    # By its third token a pass has been timed, which an estimate is made of.
+    for _ in range(3):
+        while not next(streams[0]).HasField("delta"):
+            pass
+    streams[0].cancel()
     events = [event.progress for event in streams[2] if event.HasField("progress")]
     queued = [event for event in events if event.phase == inference.PHASE_QUEUED]
     assert [(event.done, event.total) for event in queued] == [(1, 2)]
     assert queued[0].HasField("eta")
-    for stream in streams[:2]:
-        assert list(stream)[-1].finished.usage.completion_tokens == 4
+    assert list(streams[1])[-1].finished.usage.completion_tokens == 4
 
 
 def test_a_full_queue_is_said_with_when_to_come_back(narrow: Daemon, name: str) -> None:
-    streams = [narrow.open(name, "Count: 1 2 3", max_tokens=4000, ignore_eos=True) for _ in range(3)]
+    streams = [narrow.open(name, "Count: 1 2 3", max_tokens=4000, ignore_eos=True, speculation=False) for _ in range(3)]
     for stream in streams:
         next(stream)
     late = narrow.generate(name, "x", max_tokens=1)
@@ -67,7 +73,7 @@ def test_a_full_queue_is_said_with_when_to_come_back(narrow: Daemon, name: str) 
 
 
 def test_a_deadline_is_kept_in_the_queue(narrow: Daemon, name: str) -> None:
-    first = narrow.open(name, "Count: 1 2 3", max_tokens=4000, ignore_eos=True)
+    first = narrow.open(name, "Count: 1 2 3", max_tokens=4000, ignore_eos=True, speculation=False)
     next(first)
     waiting = narrow.generate(name, "x", timeout=1.0, max_tokens=1)
     assert waiting.error is not None and waiting.error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
@@ -145,7 +151,7 @@ def test_a_model_whose_engines_keep_dying_refuses_for_a_while_and_comes_back(tmp
 def test_a_draining_daemon_says_so(tmp_path: Path, name: str) -> None:
     with running(tmp_path, "--model-directory", str(SMOLLM2.parent)) as daemon:
         daemon.load(name, 200 * MIB)
-        stream = daemon.open(name, "Count: 1 2 3", max_tokens=4000, ignore_eos=True)
+        stream = daemon.open(name, "Count: 1 2 3", max_tokens=4000, ignore_eos=True, speculation=False)
         next(stream)
         daemon.process.send_signal(signal.SIGTERM)
         status = StatusStub(daemon.channel)

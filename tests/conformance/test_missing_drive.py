@@ -13,7 +13,7 @@ from nvstream.v1 import inference_pb2 as inference
 from nvstream.v1 import models_pb2 as models
 from support.daemon import DEADLINE, Daemon, running_on
 from support.machines import HIDDEN, UEVENTS, load_blank
-from support.random_gguf import tiny
+from support.shapes import tiny
 from unit.weights.models import make
 
 MIB = 1 << 20
@@ -105,12 +105,12 @@ def wait_for(daemon: Daemon, state: models.ModelState.ValueType, note: str = "")
 
 def test_streams_move_from_the_file_to_the_drive_when_that_comes(daemon: Daemon, slot: Slot) -> None:
     wait_for(daemon, models.MODEL_STATE_SERVING, LACKING)
-    expected = daemon.generate("packed", PROMPT, max_tokens=TOKENS, ignore_eos=True).ids
+    expected = daemon.generate("packed", PROMPT, max_tokens=TOKENS, ignore_eos=True, speculation=False).ids
     first = daemon.engine("packed").pid
     slot.plug()
 
     def is_moved() -> bool:
-        result = daemon.generate("packed", PROMPT, max_tokens=TOKENS, ignore_eos=True)
+        result = daemon.generate("packed", PROMPT, max_tokens=TOKENS, ignore_eos=True, speculation=False)
         assert result.finished and result.ids == expected
         return any(event.progress.phase == inference.PHASE_RECOVERING for event in result.events)
 
@@ -158,7 +158,7 @@ def test_a_model_that_cannot_be_served_without_its_drive_is_loaded_when_that_com
             assert source.name in wait_for(daemon, models.MODEL_STATE_FAILED, LACKING).error
             slot.plug()
             wait_for(daemon, models.MODEL_STATE_SERVING)
-            assert daemon.generate("packed", PROMPT, max_tokens=TOKENS, ignore_eos=True).finished
+            assert daemon.generate("packed", PROMPT, max_tokens=TOKENS, ignore_eos=True, speculation=False).finished
     finally:
         hidden.rename(source)
 

@@ -15,7 +15,7 @@ from nvstream.v1 import models_pb2 as models
 from nvstream.v1.models_pb2 import Placement
 from support.daemon import DEADLINE, Collected, Daemon, running_on
 from support.machines import load_blank
-from support.random_gguf import tiny
+from support.shapes import tiny
 from unit.weights.models import make
 
 MIB = 1 << 20
@@ -59,7 +59,7 @@ def answer(daemon: Daemon, name: str, budget: int, backend: str) -> list[int]:
     model = daemon.load(name, budget, backend)
     try:
         assert model.placement.backend == backend and model.placement.streamed_bytes_per_pass
-        found = daemon.generate(name, PROMPT, max_tokens=12, ignore_eos=True)
+        found = daemon.generate(name, PROMPT, max_tokens=12, ignore_eos=True, speculation=False)
         assert len(found.ids) == 12 and found.finished
         return found.ids
     finally:
@@ -100,7 +100,7 @@ def disturbed(daemon: Daemon, name: str, budget: int, disturb: Callable[[], None
     """The tokens of a stream that something happens to after the first of them, and what it ran on at the end."""
     daemon.load(name, budget)
     try:
-        stream, result = daemon.open(name, PROMPT, max_tokens=12, ignore_eos=True), Collected()
+        stream, result = daemon.open(name, PROMPT, max_tokens=12, ignore_eos=True, speculation=False), Collected()
         while not result.ids:
             result.take(next(stream))
         disturb()

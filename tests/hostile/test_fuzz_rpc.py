@@ -26,10 +26,12 @@ from nvstream.v1 import inference_pb2, models_pb2, status_pb2
 from nvstreamd.api import permissions
 from nvstreamd.errors import STATUSES
 from support.as_user import may_become_others, other
-from support.attacks import channel, raw_call
+from support.attacks import raw_call
 from support.daemon import Daemon, running
+from support.dial import channel
 from support.others import open_folder
-from support.random_gguf import tiny, write
+from support.random_gguf import write
+from support.shapes import tiny
 
 # Every method of every service that the daemon serves.
 METHODS: dict[str, MethodDescriptor] = {

@@ -8,19 +8,20 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from hostile.test_engine_faults import FIND
+from hostile.faulty import FIND
 from nvstream.v1 import inference_pb2 as inference
 from support.daemon import Daemon, generate_request
-from support.random_gguf import tiny, write
+from support.random_gguf import write
 from support.sabotage import Sabotaged, sabotaged
+from support.shapes import tiny
 
 TIMES = 100
 SETTLE_SECONDS = 10.0
 MIB = 1 << 20
 SCHEMA = '{"type": "array", "items": {"enum": ["the", "he", "on"]}}'
 LEFT = FIND + """
-preparer = server.preparer
-assert not preparer._open and not preparer._workers and not server.requests and not server.places
+preparer, intake = loop.preparer, loop.intake
+assert not preparer._open and not preparer._workers and not intake.requests and not intake.announcer.places
 """
 
 
@@ -46,7 +47,7 @@ def leave_one(daemon: Daemon, dice: random.Random) -> None:
         return
     prompt = dice.choice(["the he", "the " * 100, [5, 6, 7]])
     schema = {"json_schema": SCHEMA} if dice.random() < 0.3 else {}
-    request = generate_request("m", prompt, max_tokens=300, ignore_eos=True, **schema)
+    request = generate_request("m", prompt, max_tokens=300, ignore_eos=True, speculation=False, **schema)
     stream = daemon.inference.Generate(request, timeout=seconds)
     try:
         for number, _ in enumerate(stream):
@@ -59,7 +60,7 @@ def leave_one(daemon: Daemon, dice: random.Random) -> None:
 
 def test_calls_that_are_left_at_any_moment_leave_nothing(served: Sabotaged) -> None:
     daemon, dice = served.daemon, random.Random(1)
-    before = daemon.generate("m", [5, 6, 7], max_tokens=8, ignore_eos=True).ids
+    before = daemon.generate("m", [5, 6, 7], max_tokens=8, ignore_eos=True, speculation=False).ids
     for _ in range(TIMES):
         leave_one(daemon, dice)
 
@@ -72,5 +73,5 @@ def test_calls_that_are_left_at_any_moment_leave_nothing(served: Sabotaged) -> N
     daemon.wait("all that they took to be given back", nothing_is_left)
     # An engine hears of those who left a moment after their shares are given back.
     daemon.wait("the engine to have nothing left", lambda: not served.tried(LEFT), SETTLE_SECONDS)
-    assert daemon.generate("m", [5, 6, 7], max_tokens=8, ignore_eos=True).ids == before
+    assert daemon.generate("m", [5, 6, 7], max_tokens=8, ignore_eos=True, speculation=False).ids == before
     assert daemon.engine("m").restarts == 0

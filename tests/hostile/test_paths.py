@@ -22,11 +22,11 @@ import pytest
 from nvstream.v1 import models_pb2 as models
 from nvstreamd.errors import NvstreamError, PermissionDenied
 from nvstreamd.supervisor.rights import is_kernels, open_as_uid, rights_of_caller
-from nvstreamd.weights.files import Elsewhere, open_regular
-from nvstreamd.weights.store import files_of, sources_of
+from nvstreamd.weights.packed.files import Elsewhere, open_regular
+from nvstreamd.weights.packed.store import files_of, sources_of
 from support.daemon import DEADLINE, Daemon, running
 from support.others import cannot, open_folder, open_python
-from support.random_gguf import tiny
+from support.shapes import tiny
 from unit.weights.models import make
 from unit.weights.stores import pack
 
@@ -58,7 +58,7 @@ socket.send_fds(socket.socket(fileno=int(sys.argv[1])), [b"x"], [file.fileno()])
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Site:
     """A daemon, `offered` to it as models, and `closed` to everybody but root."""
 
     daemon: Daemon
@@ -90,7 +90,7 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
+def site() -> Iterator[Site]:
     with open_folder() as folder:
         offered, closed, store = (folder / name for name in ("offered", "closed", "daemon/store"))
         for path, mode in ((offered, 0o755), (closed, 0o700), (store, 0o755)):
@@ -105,7 +105,7 @@ def place() -> Iterator[Place]:
                           f'admin_group = "{grp.getgrgid(pwd.getpwuid(NOBODY).pw_gid).gr_name}"\n')
         prefix = open_python(folder)
         with running(folder / "daemon", "--config", str(config), prefix=prefix) as daemon:
-            yield Place(daemon, offered, closed, prefix)
+            yield Site(daemon, offered, closed, prefix)
 
 
 def nobodys_model(path: Path) -> Path:
@@ -115,65 +115,65 @@ def nobodys_model(path: Path) -> Path:
     return path
 
 
-def test_an_administrator_imports_his_own_file(place: Place) -> None:
+def test_an_administrator_imports_his_own_file(site: Site) -> None:
     """Which is closed to the engine's user: it is opened with the rights of who asks, not with fewer."""
-    assert place.import_as_nobody(nobodys_model(place.offered / "own.gguf")) == "OK"
+    assert site.import_as_nobody(nobodys_model(site.offered / "own.gguf")) == "OK"
 
 
-def test_an_administrator_does_not_import_roots_file_nor_learn_that_it_is_there(place: Place) -> None:
-    there, missing = (place.import_as_nobody(place.closed / name) for name in ("secret.gguf", "missing.gguf"))
+def test_an_administrator_does_not_import_roots_file_nor_learn_that_it_is_there(site: Site) -> None:
+    there, missing = (site.import_as_nobody(site.closed / name) for name in ("secret.gguf", "missing.gguf"))
     assert there.replace("secret", "missing") == missing and "Permission denied" in missing, there
 
 
-def test_nor_does_he_learn_which_of_roots_directories_are_there(place: Place) -> None:
+def test_nor_does_he_learn_which_of_roots_directories_are_there(site: Site) -> None:
     """An import writes as the engine's user, who sees no more than everybody does."""
-    (place.closed / "there").mkdir()
-    source = nobodys_model(place.offered / "to-directories.gguf")
-    there, missing = (place.import_as_nobody(source, place.closed / name) for name in ("there", "missing"))
+    (site.closed / "there").mkdir()
+    source = nobodys_model(site.offered / "to-directories.gguf")
+    there, missing = (site.import_as_nobody(source, site.closed / name) for name in ("there", "missing"))
     assert there.replace("there", "missing") == missing and "Permission denied" in missing, there
 
 
-def test_what_he_may_not_import_is_neither_device_nor_directory(place: Place) -> None:
-    for path in (Path("/dev/null"), place.offered):
-        assert "is not a regular file" in place.import_as_nobody(path)
+def test_what_he_may_not_import_is_neither_device_nor_directory(site: Site) -> None:
+    for path in (Path("/dev/null"), site.offered):
+        assert "is not a regular file" in site.import_as_nobody(path)
 
 
-def test_a_link_shows_nobody_more_than_whose_it_is(place: Place) -> None:
-    place.link("there.gguf", place.closed / "secret.gguf", NOBODY)
-    place.link("missing.gguf", place.closed / "missing.gguf", NOBODY)
-    assert "Permission denied" in place.look("missing")
-    assert place.look("there").replace("there", "missing") == place.look("missing")
+def test_a_link_shows_nobody_more_than_whose_it_is(site: Site) -> None:
+    site.link("there.gguf", site.closed / "secret.gguf", NOBODY)
+    site.link("missing.gguf", site.closed / "missing.gguf", NOBODY)
+    assert "Permission denied" in site.look("missing")
+    assert site.look("there").replace("there", "missing") == site.look("missing")
 
 
-def test_a_link_of_roots_leads_where_root_wants_and_a_link_to_ones_own_works(place: Place) -> None:
-    place.link("roots.gguf", place.closed / "secret.gguf", 0)
-    place.link("mine.gguf", nobodys_model(place.offered / "mine-itself.gguf"), NOBODY)
-    assert place.look("roots") == place.look("mine") == "OK"
+def test_a_link_of_roots_leads_where_root_wants_and_a_link_to_ones_own_works(site: Site) -> None:
+    site.link("roots.gguf", site.closed / "secret.gguf", 0)
+    site.link("mine.gguf", nobodys_model(site.offered / "mine-itself.gguf"), NOBODY)
+    assert site.look("roots") == site.look("mine") == "OK"
 
 
-def test_a_link_of_roots_to_a_link_of_somebody_elses_is_no_way_around(place: Place) -> None:
-    place.link("second.gguf", place.closed / "secret.gguf", NOBODY)
-    place.link("first.gguf", place.offered / "second.gguf", 0)
-    assert "Permission denied" in place.look("first")
+def test_a_link_of_roots_to_a_link_of_somebody_elses_is_no_way_around(site: Site) -> None:
+    site.link("second.gguf", site.closed / "secret.gguf", NOBODY)
+    site.link("first.gguf", site.offered / "second.gguf", 0)
+    assert "Permission denied" in site.look("first")
 
 
-def test_a_link_to_roots_packed_model_is_not_followed(place: Place) -> None:
-    pack(place.closed / "secret.gguf", [place.closed], name="packed")
-    place.link("packed.nvs", place.closed / "packed.nvs", NOBODY)
-    place.link("absent.nvs", place.closed / "absent.nvs", NOBODY)
-    assert place.look("packed") != "OK"
-    assert place.look("packed").replace("packed", "absent") == place.look("absent")
+def test_a_link_to_roots_packed_model_is_not_followed(site: Site) -> None:
+    pack(site.closed / "secret.gguf", [site.closed], name="packed")
+    site.link("packed.nvs", site.closed / "packed.nvs", NOBODY)
+    site.link("absent.nvs", site.closed / "absent.nvs", NOBODY)
+    assert site.look("packed") != "OK"
+    assert site.look("packed").replace("packed", "absent") == site.look("absent")
 
 
-def test_a_manifest_leads_no_further_than_whose_it_is(place: Place) -> None:
+def test_a_manifest_leads_no_further_than_whose_it_is(site: Site) -> None:
     """It names parts and sources by whole paths; whoever writes a directory of models writes it."""
-    home = pack(place.closed / "secret.gguf", [place.offered, place.closed], name="striped")
-    assert place.look("striped") == "OK"
+    home = pack(site.closed / "secret.gguf", [site.offered, site.closed], name="striped")
+    assert site.look("striped") == "OK"
     os.chown(home / "manifest.json", NOBODY, NOBODY)
-    part = place.closed / "striped.nvs/part-1.bin"
-    assert "Permission denied" in place.look("striped")
+    part = site.closed / "striped.nvs/part-1.bin"
+    assert "Permission denied" in site.look("striped")
     assert Elsewhere(part, NOBODY) in files_of(home) and home / "part-0.bin" in files_of(home)
-    assert sources_of(home)[0] == [Elsewhere(place.closed / "secret.gguf", NOBODY)]
+    assert sources_of(home)[0] == [Elsewhere(site.closed / "secret.gguf", NOBODY)]
 
 
 def test_a_file_that_the_daemon_might_wait_for_is_told_without_asking_it(tmp_path: Path) -> None:
@@ -199,17 +199,17 @@ def test_a_daemon_that_is_not_roots_opens_nothing_for_others(monkeypatch: pytest
         rights_of_caller(NOBODY, NOBODY)
 
 
-def test_a_directory_of_his_that_becomes_a_link_shows_him_nothing(place: Place) -> None:
+def test_a_directory_of_his_that_becomes_a_link_shows_him_nothing(site: Site) -> None:
     """A directory in the directory of models may be replaced at any moment by whoever owns it."""
     for name in ("secret", "missing"):
-        own = place.offered / f"{name}-folder"
+        own = site.offered / f"{name}-folder"
         own.mkdir()
         os.chown(own, NOBODY, NOBODY)
         model = nobodys_model(own / f"{name}.gguf")
         os.close(open_regular(model, open_as_uid))
         model.unlink()
         own.rmdir()
-        place.link(own.name, place.closed, NOBODY)
+        site.link(own.name, site.closed, NOBODY)
         with pytest.raises(NvstreamError, match="Permission denied"):
             open_regular(model, open_as_uid)
-        assert model.parent.name not in str(place.daemon.models.List(models.ListRequest()).models)
+        assert model.parent.name not in str(site.daemon.models.List(models.ListRequest()).models)

@@ -17,8 +17,8 @@ import pytest
 
 from nvstream.v1 import inference_pb2 as inference
 from nvstreamd.api.guard import MOST_CALLS
-from support.attacks import channel
 from support.daemon import Daemon, running
+from support.dial import channel
 from support.http2 import (
     ACK,
     CANCEL,
@@ -35,13 +35,15 @@ from support.http2 import (
     WINDOW_UPDATE,
     Connection,
     Frame,
+    call_frames,
     frame,
     message,
     packed,
     request_fields,
     settings,
 )
-from support.random_gguf import tiny, write
+from support.random_gguf import write
+from support.shapes import tiny
 
 MODEL = "m"
 SECONDS = 20.0
@@ -53,7 +55,7 @@ STATUS = b"grpc-status"
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Victim:
     """A daemon, what it weighed at first, and what a quiet user is told."""
 
     daemon: Daemon
@@ -100,24 +102,14 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def target(daemon: Daemon) -> Iterator[Target]:
+def victim(daemon: Daemon) -> Iterator[Victim]:
     pid, weight = daemon.engine(MODEL).pid, weight_of(daemon)
     with ExitStack() as stack:
-        yield (found := Target(daemon, weight, quiet_ids(daemon), stack))
+        yield (found := Victim(daemon, weight, quiet_ids(daemon), stack))
         assert quiet_ids(daemon) == found.ids and daemon.engine(MODEL).pid == pid
     # What is freed late is freed in some seconds: Guard.let_go.
     daemon.wait("the daemon to let go of what it took", lambda: weight_of(daemon) - weight < MOST_GROWTH)
     daemon.wait("its calls to end", lambda: daemon.status().shares[0].open_calls == 1)
-
-
-def call_frames(path: str, body: bytes, stream: int = 1, end: bool = True,
-                fields: list[tuple[str, str]] | None = None) -> bytes:
-    """A whole call: headers and one frame of data for each 16 KiB."""
-    pieces = [frame(HEADERS, END_HEADERS, stream, packed(fields or request_fields(path)))]
-    cut = [body[start : start + (1 << 14)] for start in range(0, len(body), 1 << 14)] or [b""]
-    pieces += [frame(DATA, END_STREAM if end and number == len(cut) - 1 else 0, stream, part)
-               for number, part in enumerate(cut)]
-    return b"".join(pieces)
 
 
 def tokenize(text: str = "the he") -> bytes:
@@ -129,9 +121,9 @@ def ending(frames: list[Frame]) -> bytes:
     return b"".join(each.payload for each in frames if each.kind == HEADERS)
 
 
-def test_what_is_said_by_hand_is_understood_when_it_is_right(target: Target) -> None:
+def test_what_is_said_by_hand_is_understood_when_it_is_right(victim: Victim) -> None:
     """Else the refusals below could have another reason."""
-    connection = target.opened()
+    connection = victim.opened()
     connection.send(call_frames(TOKENIZE, message(tokenize())))
     found = connection.until_end_of(1)
     assert any(each.kind == DATA and each.payload for each in found) and STATUS + b"\x010" in ending(found)
@@ -164,10 +156,10 @@ SILENT: dict[str, Callable[[random.Random], list[bytes]]] = {
 
 
 @pytest.mark.parametrize("what", SILENT)
-def test_what_is_no_http2_costs_nobody_anything(target: Target, what: str) -> None:
+def test_what_is_no_http2_costs_nobody_anything(victim: Victim, what: str) -> None:
     dice = random.Random(what)
     for _ in range(5):
-        target.connect().send(*SILENT[what](dice))
+        victim.connect().send(*SILENT[what](dice))
 
 
 FLOODS: dict[str, bytes] = {
@@ -193,9 +185,9 @@ FLOODS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("what", FLOODS)
-def test_a_flood_of_frames_costs_nobody_anything(target: Target, what: str) -> None:
+def test_a_flood_of_frames_costs_nobody_anything(victim: Victim, what: str) -> None:
     """The attacker does not read: what would be answered to him has no place to go."""
-    target.opened().send(FLOODS[what])
+    victim.opened().send(FLOODS[what])
 
 
 @pytest.mark.parametrize("more", [
@@ -203,8 +195,8 @@ def test_a_flood_of_frames_costs_nobody_anything(target: Target, what: str) -> N
     [("x-bin", "!" * 5000)], [("grpc-timeout", "1" * 1000)], [("grpc-encoding", "nothing")], [("te", "\x7f\x01")],
 ], ids=["a huge value", "a huge name", "thousands", "thousands of one name", "bin that is none",
         "a timeout that is none", "an encoding that is none", "control characters"])
-def test_headers_of_any_size_and_number_are_answered_or_refused(target: Target, more: list[tuple[str, str]]) -> None:
-    connection, block = target.opened(), packed(request_fields(TOKENIZE, *more))
+def test_headers_of_any_size_and_number_are_answered_or_refused(victim: Victim, more: list[tuple[str, str]]) -> None:
+    connection, block = victim.opened(), packed(request_fields(TOKENIZE, *more))
     parts = [block[start : start + (1 << 14)] for start in range(0, len(block), 1 << 14)]
     kinds = [HEADERS, *[CONTINUATION] * (len(parts) - 1)]
     connection.send(*(frame(kind, END_HEADERS if number == len(parts) - 1 else 0, 1, part)
@@ -239,8 +231,8 @@ CALLS: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("what", CALLS)
-def test_a_call_that_is_wrong_ends_by_a_status_that_says_so(target: Target, what: str) -> None:
-    connection, (sent, status) = target.opened(), CALLS[what]
+def test_a_call_that_is_wrong_ends_by_a_status_that_says_so(victim: Victim, what: str) -> None:
+    connection, (sent, status) = victim.opened(), CALLS[what]
     connection.send(sent)
     found = connection.until_end_of(1)
     assert not any(each.kind == DATA and each.payload for each in found), "nothing is answered to what is wrong"
@@ -250,42 +242,42 @@ def test_a_call_that_is_wrong_ends_by_a_status_that_says_so(target: Target, what
         assert STATUS + bytes([len(status)]) + status.encode() in ending(found)
 
 
-def test_a_second_message_is_not_read(target: Target) -> None:
-    connection = target.opened()
+def test_a_second_message_is_not_read(victim: Victim) -> None:
+    connection = victim.opened()
     connection.send(call_frames(TOKENIZE, message(tokenize()) + message(tokenize("on"))))
     answers = [each for each in connection.until_end_of(1) if each.kind == DATA and each.payload]
     assert len(answers) <= 1
 
 
-def test_a_stream_that_is_never_given_a_window_takes_nothing_from_others(target: Target) -> None:
+def test_a_stream_that_is_never_given_a_window_takes_nothing_from_others(victim: Victim) -> None:
     """As many as one user may have at once, each with an answer that has no place to go."""
-    connection = target.opened(initial_window_size=0)
+    connection = victim.opened(initial_window_size=0)
     request = inference.GenerateRequest(model=MODEL, token_ids=inference.TokenIds(ids=[5, 6, 7]))
     request.options.max_tokens = 50
     for stream in range(1, 41, 2):
         connection.send(call_frames(GENERATE, message(request.SerializeToString()), stream))
-    target.daemon.wait("the answers", lambda: target.daemon.engine(MODEL).running == 0)
+    victim.daemon.wait("the answers", lambda: victim.daemon.engine(MODEL).running == 0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_connection_that_ends_within_a_message_leaves_nothing(target: Target, share: float) -> None:
+def test_a_connection_that_ends_within_a_message_leaves_nothing(victim: Victim, share: float) -> None:
     whole = call_frames(TOKENIZE, message(tokenize("the " * 50_000)))
     for _ in range(20):
-        with Connection(target.daemon.socket, SECONDS) as connection:
+        with Connection(victim.daemon.socket, SECONDS) as connection:
             connection.open()
             connection.send(whole[: 200 + int(len(whole) * share)])
 
 
-def test_a_half_closed_connection_is_answered_or_ended(target: Target) -> None:
-    connection = target.opened()
+def test_a_half_closed_connection_is_answered_or_ended(victim: Victim) -> None:
+    connection = victim.opened()
     connection.send(call_frames(TOKENIZE, message(tokenize())))
     connection.end()
     assert connection.until_end_of(1) is not None
 
 
-def test_a_great_many_calls_that_say_nothing_are_a_users_own_trouble(target: Target) -> None:
+def test_a_great_many_calls_that_say_nothing_are_a_users_own_trouble(victim: Victim) -> None:
     """Each has its headers and never a message: the user's share of open calls is full, nobody else's."""
-    connection = target.opened()
+    connection = victim.opened()
     streams = range(1, 2 * (MOST_CALLS + 50), 2)
     connection.send(*(frame(HEADERS, END_HEADERS, stream, FIELDS) for stream in streams))
     refused = next(each for each in connection.frames() if each.kind == HEADERS)

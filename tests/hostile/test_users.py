@@ -147,30 +147,37 @@ def test_a_text_that_needs_too_much_memory_costs_a_worker_and_no_engine(served: 
 def test_a_request_that_kills_engines_is_failed_and_the_others_never_notice() -> None:
     with daemon() as served:
         prompts = [f"{number} quiet users:" for number in range(3)]
-        alone = [served.generate(MODEL, prompt, max_tokens=150, ignore_eos=True).ids for prompt in prompts]
+        alone = [served.generate(MODEL, prompt, max_tokens=150, ignore_eos=True, speculation=False).ids
+                 for prompt in prompts]
+        poison = "word " * 4000
         beside: list[Collected] = []
         others = threading.Thread(target=lambda: beside.extend(
-            served.generate_all(MODEL, prompts, max_tokens=150, ignore_eos=True)))
+            served.generate_all(MODEL, prompts, max_tokens=150, ignore_eos=True, speculation=False)))
         others.start()
         served.wait("the others to run", lambda: served.engine(MODEL).running == len(prompts))
+        killed: set[int] = set()
         with pytest.raises(grpc.RpcError) as failed:
-            for event in served.open(MODEL, "word " * 400, max_tokens=5):
-                pid = served.engine(MODEL).pid
-                if event.HasField("progress") and event.progress.phase == inference.PHASE_PREFILL and pid:
-                    os.kill(pid, signal.SIGKILL)
+            # Long enough that an engine of its own, however fast, is within the prompt when its first chunk is told.
+            for event in served.open(MODEL, poison, max_tokens=5):
+                engine = served.engine(MODEL)
+                within = event.HasField("progress") and event.progress.phase == inference.PHASE_PREFILL
+                if within and engine.running and engine.pid not in killed:
+                    killed.add(engine.pid)
+                    os.kill(engine.pid, signal.SIGKILL)
         others.join()
         assert failed.value.code() == grpc.StatusCode.ABORTED
         assert [stream.ids for stream in beside] == alone
         assert served.engine(MODEL).restarts == 3
-        again = served.generate(MODEL, "word " * 400, max_tokens=5)
+        again = served.generate(MODEL, poison, max_tokens=5)
         assert again.error is not None and again.error.code() == grpc.StatusCode.ABORTED
 
 
 @pytest.mark.slow
 def test_a_frozen_engine_is_noticed_replaced_and_its_streams_go_on() -> None:
     with daemon() as served:
-        whole = served.generate(MODEL, "Count:", max_tokens=300, ignore_eos=True).ids
-        stream, collected = served.open(MODEL, "Count:", max_tokens=300, ignore_eos=True), Collected()
+        whole = served.generate(MODEL, "Count:", max_tokens=300, ignore_eos=True, speculation=False).ids
+        stream = served.open(MODEL, "Count:", max_tokens=300, ignore_eos=True, speculation=False)
+        collected = Collected()
         while not collected.ids:
             collected.take(next(stream))
         pid = served.engine(MODEL).pid

@@ -21,7 +21,7 @@ from nvstreamd.config import EngineUids
 from nvstreamd.supervisor.engine_uids import EngineUsers, Loan, Task
 from support.daemon import DEADLINE, Daemon, running
 from support.others import cannot, no_filter, open_folder, open_python, status_of
-from support.random_gguf import tiny
+from support.shapes import tiny
 from unit.weights.models import make
 
 MISSING = cannot() or no_filter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Context, Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -14,7 +15,7 @@ MASK = (1 << 64) - 1
 
 
 def numbers(seed: int, count: int) -> list[F]:
-    """Section 7: binary32 numbers from -1 to 1, out of splitmix64."""
+    """Section 8: binary32 numbers from -1 to 1, out of splitmix64."""
     found, state = [], seed
     for _ in range(count):
         state = (state + 0x9E3779B97F4A7C15) & MASK
@@ -142,8 +143,62 @@ def quantised_product(kind: str, row: bytes, x: Sequence[F]) -> F:
 
 
 def gate(g: F, u: F) -> F:
-    """Section 4."""
+    """Section 4: SiLU."""
     return g / (F(1) + exponential(F(0) - g)) * u
+
+
+def gelu_gate(g: F, u: F) -> F:
+    """Section 4: GELU."""
+    t = g * (g * g * F(0.07135481627260025) + F(1.5957691216057308))
+    return g / (F(1) + exponential(F(0) - t)) * u
+
+
+def route(scores: Sequence[F], used: int) -> tuple[list[int], list[F]]:
+    """Section 9: the experts of a row by rank, and their weights."""
+    order = sorted(range(len(scores)), key=lambda i: (-float(scores[i]), i))[:used]
+    parts = [exponential(score - scores[order[0]]) for score in scores]
+    strands = [F(0)] * 32
+    for i, part in enumerate(parts):
+        strands[i % 32] = strands[i % 32] + part
+    weights = [parts[i] / fold(strands) for i in order]
+    chosen = F(0)
+    for weight in weights:
+        chosen = chosen + weight
+    return order, [weight / max(chosen, F(2.0**-14)) for weight in weights]
+
+
+def mix(x: Sequence[F], weights: Sequence[F], parts: Sequence[Sequence[F]]) -> list[F]:
+    """Section 9: what experts found of a row, by rank, added to it."""
+    found = []
+    for i, value in enumerate(x):
+        mixed = F(0)
+        for weight, part in zip(weights, parts, strict=True):
+            mixed = fma(weight, part[i], mixed)
+        found.append(value + mixed)
+    return found
+
+
+def angles(dim: int, base: float, position: int, scale: float = 1.0) -> tuple[list[F], list[F]]:
+    """Section 6: cos and sin of each pair of a head. Python's floats are binary64, each operation rounded."""
+    cos, sin = [], []
+    context = Context(prec=60)
+    for pair in range(dim // 2):
+        exponent = context.divide(Decimal(-2 * pair), Decimal(dim))
+        power = float(context.exp(context.multiply(context.ln(Decimal(base)), exponent)))
+        angle = position * (scale * power)
+        quarter = float(round(angle * float.fromhex("0x1.45f306dc9c883p-1")))
+        r = angle
+        for piece in ("0x1.921fb54p+0", "0x1.10b4611p-30", "0x1.4c4c6628b80dcp-59"):
+            r = r - quarter * float.fromhex(piece)
+        z = r * r
+        s, c = 1 / math.factorial(17), 1 / math.factorial(16)
+        for n in range(15, 0, -2):
+            s, c = 1 / math.factorial(n) - z * s, 1 / math.factorial(n - 1) - z * c
+        s = r * s
+        found = ((c, s), (-s, c), (-c, -s), (s, -c))[int(quarter) % 4]
+        cos.append(F(found[0]))
+        sin.append(F(found[1]))
+    return cos, sin
 
 
 def turn(x: Sequence[F], cos: Sequence[F], sin: Sequence[F]) -> list[F]:
@@ -153,33 +208,38 @@ def turn(x: Sequence[F], cos: Sequence[F], sin: Sequence[F]) -> list[F]:
             + [x[i] * sin[i] + x[i + half] * cos[i] for i in range(half)])
 
 
-def _chunk(q: Sequence[F], keys: Sequence[Sequence[F]], values: Sequence[Sequence[F]]) -> tuple[F, F, list[F]]:
+def _chunk(q: Sequence[F], keys: Sequence[Sequence[F]], values: Sequence[Sequence[F]], first: int
+           ) -> tuple[F, F, list[F]]:
     most, total, mixed = F(-math.inf), F(0), [F(0)] * len(q)
     for page in range(0, len(keys), 32):
+        if page + 32 <= first:
+            continue
         scores = []
         for key in keys[page : page + 32]:
             score = F(0)
             for a, b in zip(q, key, strict=True):
                 score = fma(a, b, score)
             scores.append(score)
-        new = max(most, *scores)
-        weights = [exponential(score - new) for score in scores]
+        unseen = max(0, first - page)
+        new = max(most, *scores[unseen:])
+        weights = [F(0)] * unseen + [exponential(score - new) for score in scores[unseen:]]
         shrink = exponential(most - new)
         total = total * shrink + fold(weights + [F(0)] * (32 - len(weights)))
         if most != new:
             mixed = [value * shrink for value in mixed]
         most = new
-        for w, value in zip(weights, values[page : page + 32], strict=False):
+        for w, value in list(zip(weights, values[page : page + 32], strict=False))[unseen:]:
             mixed = [fma(w, v, m) for v, m in zip(value, mixed, strict=True)]
     return most, total, mixed
 
 
-def attend(q: Sequence[F], keys: Sequence[Sequence[F]], values: Sequence[Sequence[F]]) -> list[F]:
-    """Section 5: one turned query head over binary16 keys and values, all of which it sees."""
+def attend(q: Sequence[F], keys: Sequence[Sequence[F]], values: Sequence[Sequence[F]], first: int = 0) -> list[F]:
+    """Section 5: one turned query head over binary16 keys and values, which it sees from token `first` on."""
     q = [value * (F(1) / np.sqrt(F(len(q)))) for value in q]
-    most, total, mixed = _chunk(q, keys[:256], values[:256])
-    for begin in range(256, len(keys), 256):
-        own, its_total, its_mixed = _chunk(q, keys[begin : begin + 256], values[begin : begin + 256])
+    start = first // 256 * 256
+    most, total, mixed = _chunk(q, keys[start : start + 256], values[start : start + 256], first - start)
+    for begin in range(start + 256, len(keys), 256):
+        own, its_total, its_mixed = _chunk(q, keys[begin : begin + 256], values[begin : begin + 256], 0)
         new = max(most, own)
         kept, taken = exponential(most - new), exponential(own - new)
         total = fma(its_total, taken, total * kept)

@@ -2,7 +2,9 @@
 
 The other way round it could not: a virtual environment below root's home is nobody else's to read.
 
-    python -m support.as_user UID FUNCTION JSON     runs support.attacks.FUNCTION(**JSON); prints what it returns
+    python -m support.as_user UID FUNCTION JSON     runs FUNCTION(**JSON); prints what it returns
+
+FUNCTION is one of support.attacks or of support.bystanders.
 
 What it runs may print lines, and read lines from standard input to be told when to end.
 """
@@ -58,7 +60,7 @@ class Other:
 
 @contextmanager
 def other(uid: int, function: str, **arguments: object) -> Iterator[Other]:
-    """A process of user `uid` that runs `function` of support.attacks; it is killed at the end."""
+    """A process of user `uid` that runs `function` of support.attacks or bystanders; it is killed at the end."""
     command = [sys.executable, "-m", "support.as_user", str(uid), function, json.dumps(arguments)]
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
@@ -84,14 +86,14 @@ def wait_told() -> None:
 
 def main() -> None:
     """Loads, becomes the user, runs."""
-    from support import attacks
+    from support import attacks, bystanders
 
     uid, function, arguments = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
     if uid != os.getuid():
         os.setgroups([])
         os.setgid(uid)
         os.setuid(uid)
-    result = getattr(attacks, function)(**arguments)
+    result = getattr(attacks if hasattr(attacks, function) else bystanders, function)(**arguments)
     sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
     # Threads of calls that nobody reads any more are not waited for.

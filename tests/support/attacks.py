@@ -15,8 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from itertools import pairwise
+from contextlib import suppress
 from typing import NoReturn
 
 import grpc
@@ -25,23 +24,12 @@ from nvstream.v1 import inference_pb2 as inference
 from nvstream.v1 import models_pb2 as models
 from nvstream.v1.inference_pb2_grpc import InferenceStub
 from nvstream.v1.models_pb2_grpc import ModelsStub
-from nvstream.v1.status_pb2 import GetStatusRequest
-from nvstream.v1.status_pb2_grpc import StatusStub
 from support.as_user import say_ready, wait_told
+from support.dial import SECONDS, channel
 
-SECONDS = 300.0
-LARGE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1),
-         ("grpc.use_local_subchannel_pool", 1)]
 # Takes seconds to compile and is refused for it: intersections of patterns are not counted by the compiler.
 COSTLY_SCHEMA = {"allOf": [{"type": "string", "pattern": f".*{chr(97 + n)}.{{{n + 5}}}{chr(98 + n)}.*"}
                            for n in range(12)]}
-
-
-@contextmanager
-def channel(socket: str) -> Iterator[grpc.Channel]:
-    """A connection of its own."""
-    with grpc.insecure_channel(f"unix:{socket}", options=LARGE) as opened:
-        yield opened
 
 
 def until_told(work: Callable[[], object], threads: int) -> int:
@@ -148,32 +136,6 @@ def _is_let_in(call: Iterator[inference.StreamEvent]) -> bool:
     return True
 
 
-def tokens_had(socket: str, model: str, streams: int, tokens: int, seconds: float) -> int:
-    """Tokens that a user who always has `streams` requests open gets in that time, from when the test says so."""
-    say_ready()
-    wait_told()
-    end = time.monotonic() + seconds
-    had = [0] * streams
-
-    def one(number: int) -> None:
-        with channel(socket) as opened:
-            stub = InferenceStub(opened)
-            options = inference.Options(max_tokens=tokens, ignore_eos=True, sampling=inference.Sampling(temperature=0))
-            while (left := end - time.monotonic()) > 0:
-                call = stub.Generate(inference.GenerateRequest(model=model, text=f"{number} is", options=options),
-                                     timeout=left)
-                try:
-                    for event in call:
-                        had[number] += len(event.delta.token_ids)
-                except grpc.RpcError as error:
-                    if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
-                        raise
-
-    with ThreadPoolExecutor(streams) as pool:
-        list(pool.map(one, range(streams)))
-    return sum(had)
-
-
 def large_calls(socket: str, model: str, calls: int, size: int) -> int:
     """Calls with messages as large as they may be, all at once; how many were answered."""
     request = inference.TokenizeRequest(model=model, text="a" * (size - 64))
@@ -233,43 +195,6 @@ def suspended_stream(socket: str, model: str) -> int:
         return sum(1 for _ in call)
 
 
-def short_request(socket: str, model: str, prompt: str = "The capital of France is", tokens: int = 1,
-                  times: int = 1) -> list[dict[str, object]]:
-    """Short requests, one after the other: seconds and passes to the first token, ids, and the error if there was one.
-
-    Of passes the daemon hears a few times a second at least, and whenever one ends after that.
-    """
-    results = []
-    with channel(socket) as opened:
-        stub, status = InferenceStub(opened), StatusStub(opened)
-
-        def passes() -> int:
-            engines = status.GetStatus(GetStatusRequest(), timeout=SECONDS).engines
-            return next(engine.passes for engine in engines if engine.model.name == model)
-
-        for _ in range(times):
-            options = inference.Options(max_tokens=tokens, ignore_eos=True, sampling=inference.Sampling(temperature=0))
-            request = inference.GenerateRequest(model=model, text=prompt, options=options)
-            before, start = passes(), time.monotonic()
-            first, taken, ids, problem = None, 0, [], ""
-            try:
-                for event in stub.Generate(request, timeout=SECONDS):
-                    if event.HasField("delta"):
-                        if first is None:
-                            first, taken = time.monotonic() - start, passes() - before
-                        ids += event.delta.token_ids
-            except grpc.RpcError as error:
-                problem = f"{error.code().name}: {error.details()}"
-            results.append({"first": first, "passes": taken, "ids": ids, "error": problem})
-    return results
-
-
-def shares_seen(socket: str) -> list[int]:
-    """Whose shares a user sees."""
-    with channel(socket) as opened:
-        return [share.uid for share in StatusStub(opened).GetStatus(GetStatusRequest(), timeout=SECONDS).shares]
-
-
 def raw_call(opened: grpc.Channel, method: str, message: bytes, seconds: float) -> tuple[str, str, int]:
     """How a call ends that sends these bytes: status, text, and size of the metadata as RFC 9113 counts it."""
     call = opened.stream_stream(method, request_serializer=None, response_deserializer=None)(
@@ -290,14 +215,3 @@ def raw_calls(socket: str) -> int:
             method, message, seconds = json.loads(line)
             sys.stdout.write(json.dumps(raw_call(opened, method, bytes.fromhex(message), seconds)) + "\n")
     return done
-
-
-def stream_gaps(socket: str, model: str, tokens: int, prompt: str = "Count: 1 2 3") -> list[float]:
-    """Seconds between the tokens of one stream."""
-    with channel(socket) as opened:
-        options = inference.Options(max_tokens=tokens, ignore_eos=True, sampling=inference.Sampling(temperature=0))
-        call = InferenceStub(opened).Generate(inference.GenerateRequest(model=model, text=prompt, options=options),
-                                              timeout=SECONDS)
-        say_ready()
-        times = [time.monotonic() for event in call if event.HasField("delta")]
-    return [after - before for before, after in pairwise(times)]

@@ -116,7 +116,7 @@ class Daemon:
         return collected
 
     def open(self, model: str, prompt: str | Sequence[int], timeout: float = DEADLINE,
-             **options: object) -> Iterator[inference.StreamEvent]:
+             **options: object) -> grpc.CallIterator[inference.StreamEvent]:
         """A stream that is still open."""
         return self.inference.Generate(generate_request(model, prompt, **options), timeout=timeout)
 

@@ -65,6 +65,19 @@ def message(body: bytes, length: int | None = None, compressed: int = 0) -> byte
     return struct.pack(">BI", compressed, len(body) if length is None else length) + body
 
 
+def headers(path: str, stream: int = 1, fields: Fields | None = None) -> bytes:
+    """The beginning of a call."""
+    return frame(HEADERS, END_HEADERS, stream, packed(fields or request_fields(path)))
+
+
+def call_frames(path: str, body: bytes, stream: int = 1, end: bool = True, fields: Fields | None = None) -> bytes:
+    """A whole call: headers and one frame of data for each 16 KiB."""
+    cut = [body[start : start + (1 << 14)] for start in range(0, len(body), 1 << 14)] or [b""]
+    pieces = [frame(DATA, END_STREAM if end and number == len(cut) - 1 else 0, stream, part)
+              for number, part in enumerate(cut)]
+    return b"".join([headers(path, stream, fields), *pieces])
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """What the server said."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cache
 from math import prod, sqrt
 
@@ -96,10 +97,14 @@ def random_blocks(kind: GgmlType, count: int, spread: float, rng: np.random.Gene
 
 @dataclass(slots=True)
 class BlockSource:
-    """Content of tensors, the same for the same seed, shapes and order. Keeps one buffer a type and width."""
+    """Content of tensors, the same for the same seed, shapes and order. Keeps one buffer a type, width and spread.
+
+    The spread of a tensor is 1/sqrt(columns), or that times the factor that `factors` has for a pattern of its name.
+    """
 
     seed: int
-    _buffers: dict[tuple[GgmlType, int], Bytes] = field(default_factory=dict)
+    factors: Mapping[str, float] = field(default_factory=dict)
+    _buffers: dict[tuple[GgmlType, int, float], Bytes] = field(default_factory=dict)
 
     def content(self, name: str, kind: GgmlType, shape: tuple[int, ...], rope_freqs: Sequence[float]
                 ) -> Iterator[memoryview]:
@@ -109,22 +114,23 @@ class BlockSource:
             yield _floats(kind, _vector(name, shape[0], rope_freqs, rng)).data
             return
         total = prod(shape[:-1]) * kind.row_bytes(shape[-1])
+        factor = next((each for pattern, each in self.factors.items() if fnmatchcase(name, pattern)), 1.0)
         if total <= BUFFER_BYTES // 16:
-            yield random_blocks(kind, total // kind.block_bytes, 1 / sqrt(shape[-1]), rng).data
+            yield random_blocks(kind, total // kind.block_bytes, factor / sqrt(shape[-1]), rng).data
             return
-        buffer = self._buffer(kind, shape[-1]).data
+        buffer = self._buffer(kind, shape[-1], factor).data
         begin = int(rng.integers(len(buffer) // kind.block_bytes)) * kind.block_bytes
         while total:
             piece = buffer[begin : begin + total]
             yield piece
             total, begin = total - len(piece), 0
 
-    def _buffer(self, kind: GgmlType, columns: int) -> Bytes:
-        if (kind, columns) not in self._buffers:
+    def _buffer(self, kind: GgmlType, columns: int, factor: float) -> Bytes:
+        if (kind, columns, factor) not in self._buffers:
             rng = np.random.default_rng([self.seed, kind.id, columns])
             count = BUFFER_BYTES // kind.block_bytes
-            self._buffers[kind, columns] = random_blocks(kind, count, 1 / sqrt(columns), rng)
-        return self._buffers[kind, columns]
+            self._buffers[kind, columns, factor] = random_blocks(kind, count, factor / sqrt(columns), rng)
+        return self._buffers[kind, columns, factor]
 
 
 def _vector(name: str, length: int, rope_freqs: Sequence[float], rng: np.random.Generator) -> NDArray[np.float32]:

@@ -15,53 +15,17 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from nvstreamd import ggml
 from nvstreamd.ggml import GgmlType
 from support.random_blocks import BlockSource
+from support.shapes import FAMILIES, HEAD_NORMS, PRESETS, TINY, Shape
 from support.vocab_gguf import encode_string, encode_value
 from support.vocabularies import real_vocabulary, synthetic_vocabulary
 
 MAGIC = b"GGUF"
 UINT16, INT32 = 2, 5
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The hyperparameters of a dense decoder of `family`: llama, qwen2, qwen3 or mistral."""
-
-    family: str
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    feed_forward: int
-    context: int = 4096
-    rope_base: float = 10000.0
-    tied: bool = False
-
-
-FAMILIES = ("llama", "qwen2", "qwen3", "mistral")
-SHAPE_1B = {
-    "llama": Shape("llama", 16, 2048, 32, 8, 64, 8192, 131072, 500000.0, tied=True),
-    "qwen3": Shape("qwen3", 28, 2048, 16, 8, 128, 6144, 40960, 1000000.0, tied=True),
-}
-SHAPE_8B = {
-    "llama": Shape("llama", 32, 4096, 32, 8, 128, 14336, 8192, 500000.0),
-    "qwen3": Shape("qwen3", 36, 4096, 32, 8, 128, 12288, 40960, 1000000.0),
-}
-PRESETS = {"1b": SHAPE_1B, "8b": SHAPE_8B}
-
-
-def tiny(family: str = "llama", width: int = 64, layers: int = 2, *, tied: bool = False) -> Shape:
-    """A shape for unit tests; heads of `mistral` and `qwen3` are wider than width / heads."""
-    wider = 2 if family in ("mistral", "qwen3") else 1
-    return Shape(family, layers, width, 4, 2, width // 4 * wider, 2 * width, 512, 10000.0, tied)
-
-
-TINY = {family: tiny(family) for family in FAMILIES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +53,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
-    """One tensor to write. `shape` is (rows, columns) or (columns,)."""
+    """One tensor to write. `shape` is (rows, columns), (columns,), or (experts, rows, columns)."""
 
     name: str
     type: GgmlType
@@ -116,15 +80,26 @@ def _layer(shape: Shape) -> dict[str, tuple[int, ...]]:
         "attn_v.weight": (keys, shape.width),
         "attn_output.weight": (shape.width, queries),
         "ffn_norm.weight": (shape.width,),
-        "ffn_gate.weight": (shape.feed_forward, shape.width),
-        "ffn_up.weight": (shape.feed_forward, shape.width),
-        "ffn_down.weight": (shape.width, shape.feed_forward),
+        **_feed_forward(shape),
     }
     if shape.family == "qwen2":
         tensors |= {"attn_q.bias": (queries,), "attn_k.bias": (keys,), "attn_v.bias": (keys,)}
-    if shape.family == "qwen3":
+    if shape.family == "gemma3":
+        tensors |= {"post_attention_norm.weight": (shape.width,), "post_ffw_norm.weight": (shape.width,)}
+    if shape.family in HEAD_NORMS:
         tensors |= {"attn_q_norm.weight": (shape.head_dim,), "attn_k_norm.weight": (shape.head_dim,)}
     return tensors
+
+
+def _feed_forward(shape: Shape) -> dict[str, tuple[int, ...]]:
+    if not shape.experts:
+        return {"ffn_gate.weight": (shape.feed_forward, shape.width),
+                "ffn_up.weight": (shape.feed_forward, shape.width),
+                "ffn_down.weight": (shape.width, shape.feed_forward)}
+    return {"ffn_gate_inp.weight": (shape.experts, shape.width),
+            "ffn_gate_exps.weight": (shape.experts, shape.feed_forward, shape.width),
+            "ffn_up_exps.weight": (shape.experts, shape.feed_forward, shape.width),
+            "ffn_down_exps.weight": (shape.experts, shape.width, shape.feed_forward)}
 
 
 def tensor_plans(shape: Shape, options: Options) -> list[TensorPlan]:
@@ -149,13 +124,15 @@ def tensor_plans(shape: Shape, options: Options) -> list[TensorPlan]:
 
 def _type_of(name: str, dimensions: int, options: Options) -> GgmlType:
     named = [kind for pattern, kind in options.types.items() if fnmatchcase(name, pattern)]
-    return named[0] if named else options.type if dimensions > 1 else ggml.F32
+    # Converters leave routers as they are.
+    whole = dimensions < 2 or name.endswith("ffn_gate_inp.weight")
+    return named[0] if named else ggml.F32 if whole else options.type
 
 
 def hyperparameters(shape: Shape, options: Options) -> dict[str, object]:
     """All metadata but the tokenizer's. Files of the Mistral family say `llama`, as the released ones do."""
     arch = options.architecture or ("llama" if shape.family == "mistral" else shape.family)
-    own = {
+    own: dict[str, object] = {
         "block_count": shape.layers,
         "context_length": shape.context,
         "embedding_length": shape.width,
@@ -168,6 +145,11 @@ def hyperparameters(shape: Shape, options: Options) -> dict[str, object]:
         "rope.dimension_count": shape.head_dim,
         "rope.freq_base": shape.rope_base,
     }
+    if shape.window:
+        own["attention.sliding_window"] = shape.window
+    if shape.experts:
+        own |= {"expert_count": shape.experts, "expert_used_count": shape.used,
+                "expert_feed_forward_length": shape.feed_forward}
     general = {
         "general.architecture": arch,
         "general.name": f"random {shape.family}",
@@ -212,12 +194,23 @@ def _divided(tensors: Sequence[TensorPlan], parts: int) -> Iterator[list[TensorP
     yield run
 
 
-def write(path: Path, shape: Shape, options: Options | None = None) -> list[Path]:
-    """Writes the model; returns its files in order. With several parts `path` NAME.gguf gives the stem."""
+class Source(Protocol):
+    """What tensors are made of."""
+
+    def content(self, name: str, kind: GgmlType, shape: tuple[int, ...], rope_freqs: Sequence[float]
+                ) -> Iterator[memoryview]:
+        """The bytes of one tensor, in pieces."""
+
+
+def write(path: Path, shape: Shape, options: Options | None = None, blocks: Source | None = None) -> list[Path]:
+    """Writes the model; returns its files in order. With several parts `path` NAME.gguf gives the stem.
+
+    Without `blocks` its tensors are random, by the options' seed.
+    """
     options = options or Options()
     tensors = tensor_plans(shape, options)
     metadata = {**hyperparameters(shape, options), **options.vocabulary, **options.metadata}
-    blocks = BlockSource(options.seed)
+    blocks = blocks or BlockSource(options.seed)
     if options.parts == 1:
         with path.open("wb", buffering=0) as out:
             _write_part(out, metadata, tensors, options, blocks)
@@ -237,7 +230,7 @@ def write(path: Path, shape: Shape, options: Options | None = None) -> list[Path
 
 
 def _write_part(out: BinaryIO, metadata: Mapping[str, object], tensors: Sequence[TensorPlan], options: Options,
-                blocks: BlockSource) -> None:
+                blocks: Source) -> None:
     header = _header(metadata, tensors, options)
     end = len(header) + sum(_align(tensor.nbytes, options.alignment) for tensor in tensors)
     os.truncate(out.fileno(), end)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
-from gguf import GGUFReader
 from gguf.constants import GGUF_MAGIC, GGUFValueType
+
+from nvstreamd.weights.packed.files import open_all
+from nvstreamd.weights.packed.gguf import read_header
 
 
 def encode_string(text: str) -> bytes:
@@ -60,5 +63,6 @@ def read_metadata(
     path: str | Path, prefixes: tuple[str, ...] = ("tokenizer.", "general.")
 ) -> dict[str, object]:
     """The metadata of a GGUF file under these prefixes, as plain Python values."""
-    fields = GGUFReader(str(path)).fields
-    return {key: field.contents() for key, field in fields.items() if key.startswith(prefixes)}
+    with ExitStack() as stack:
+        metadata, _, _ = read_header(open_all([Path(path)], stack)[0])
+    return {key: value for key, value in metadata.items() if key.startswith(prefixes)}

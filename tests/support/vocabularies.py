@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from nvstreamd.weights.files import open_all
-from nvstreamd.weights.gguf import read_header
+from nvstreamd.weights.packed.files import open_all
+from nvstreamd.weights.packed.gguf import read_header
 from support.files import SMOLLM2
 
 G = "tokenizer.ggml."

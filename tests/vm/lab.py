@@ -13,7 +13,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -33,6 +34,8 @@ FAULTS = re.compile(r"vtd_|DMAR:.*fault", re.IGNORECASE)
 # What a processor without KVM pays dearly for and no test is about: a clock behind a device's registers, retpolines,
 # memory cleared before each use (a sixth of a guest's time), waits of milliseconds at each change of a driver.
 CHEAPER = ("tsc=reliable", "mitigations=off", "init_on_alloc=0", "rcupdate.rcu_expedited=1")
+# Of a guest's time; the rest is for its boot and for what it says of a job that does not end.
+PART_FOR_THE_JOB = 0.8
 # Without the features that say that copying and clearing byte by byte is fast: emulated it takes five times as long.
 PROCESSOR = ("-cpu", "max,-erms,-fsrm")
 
@@ -41,7 +44,8 @@ PROCESSOR = ("-cpu", "max,-erms,-fsrm")
 class Drive:
     """An emulated NVMe controller with one namespace over `image`; `options` are more of QEMU's for it.
 
-    Its page at byte `unreadable` answers every read with an error of the medium.
+    Its page at byte `unreadable` answers every read with an error of the medium. With `latency` it has the image's size
+    alone: each command takes so many seconds, however many are under way, and no byte is moved.
     """
 
     serial: str
@@ -49,6 +53,7 @@ class Drive:
     slot: int
     options: str = ""
     unreadable: int | None = None
+    latency: float | None = None
 
     def qemu(self) -> list[str]:
         """QEMU's options."""
@@ -57,6 +62,9 @@ class Drive:
         if self.unreadable is not None:
             file = (f"file.driver=blkdebug,file.config={self._faults(self.unreadable)},file.image.driver=file,"
                     f"file.image.filename={self.image},file.image.locking=off")
+        if self.latency is not None:
+            file = (f"file.driver=null-aio,file.size={self.image.stat().st_size},"
+                    f"file.latency-ns={round(self.latency * 1e9)}")
         return ["-drive", f"if=none,id={name},{file},format=raw",
                 "-device", f"nvme,id=nvme{self.slot:x},serial={self.serial},drive={name},addr={self.slot:x}.0{more}"]
 
@@ -107,7 +115,8 @@ class Result:
         return [line for line in (self.kernel_log + self.qemu).splitlines() if FAULTS.search(line)]
 
     def __str__(self) -> str:
-        return f"status {self.status}\n{self.output}\n--- QEMU\n{self.qemu[-4000:]}"
+        kernel = "" if self.status == 0 else f"--- kernel\n{self.kernel_log[-16000:]}\n"
+        return f"status {self.status}\n{self.output}\n{kernel}--- QEMU\n{self.qemu[-4000:]}"
 
 
 @dataclass(slots=True)
@@ -127,7 +136,7 @@ class Guest:
         share.mkdir(parents=True, exist_ok=True)
         for name in ("status", "output", "dmesg"):
             (share / name).unlink(missing_ok=True)
-        (share / "job").write_text(_wrapped(job, share))
+        (share / "job").write_text(_wrapped(job, share, int(PART_FOR_THE_JOB * seconds)))
         image, modules = (self.own_kernel, "none") if self.own_kernel else (kernel(), "auto")
         command = [
             sys.executable, "-m", "virtme.commands.run", "--kimg", str(image), "--mods", modules, "--disable-kvm",
@@ -149,12 +158,17 @@ def _shares() -> list[str]:
         "-device", f"virtio-9p-pci,fsdev=cached{number},mount_tag=cached{number}")]
 
 
-def _wrapped(job: str, share: Path) -> str:
-    """The job, its traces left in the shared folder."""
+def _wrapped(job: str, share: Path, seconds: int) -> str:
+    """The job, its traces left in the shared folder; after `seconds` also where each of its processes is."""
     mounts = "".join(f"{MOUNT} cached{number} {shlex.quote(str(path))}\n" for number, path in enumerate(CACHED))
     return (mounts +f"export HOME=/root PYTHONDONTWRITEBYTECODE=1 NVSTREAMD_GUEST=1 LAB={share.parent}\n"
             f"export TMPDIR=/run/lab && mkdir -p $TMPDIR && cd {ROOT}\n"
-            f"( {job}\n) > {share}/output 2>&1\nstatus=$?\n"
+            "mkfifo $TMPDIR/end && exec 3<>$TMPDIR/end\n"
+            f"{{ ( {job}\n) >> {share}/output 2>&1; echo $? >&3; }} &\n"
+            f"read -t {seconds} -u 3 status || {{\n"
+            # Python's stacks (pytest has its faulthandler on), then those of processes that wait within the kernel.
+            f"echo 'no end after {seconds} s' >> {share}/output; pkill -ABRT python; read -t 5 -u 3 status\n"
+            f"for what in l w; do echo $what > /proc/sysrq-trigger; done; status=124; }}\n"
             f"dmesg > {share}/dmesg\necho $status > {share}/status\nsync\n")
 
 
@@ -165,13 +179,43 @@ def run_to_end(command: Sequence[str], seconds: float) -> str:
         try:
             return process.communicate(timeout=seconds)[0]
         except subprocess.TimeoutExpired:
+            threads = _threads(process.pid)
             os.killpg(process.pid, signal.SIGKILL)
-            return f"{process.communicate()[0]}\nno end after {seconds:g} s"
+            return f"{process.communicate()[0]}\nno end after {seconds:g} s; its threads then:\n{threads}"
+
+
+def _threads(session: int) -> str:
+    """What each thread of a session's processes does and has done: proc(5). One that waits names where."""
+    lines = []
+    for task in sorted(Path("/proc").glob("[0-9]*/task/[0-9]*")):
+        name, _, rest = text_of(task / "stat").rpartition(")")
+        fields = rest.split()
+        if fields and int(fields[3]) == session:
+            spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            where = text_of(task / "wchan")
+            lines.append(f"{name.partition('(')[2]}: {fields[0]}, {spent:.0f} s of a processor, {where}")
+    return "\n".join(lines)
+
+
+def unless_it_hangs(run: Callable[[], Result]) -> Result:
+    """What a guest came to. One that came to nothing is warned of, with what QEMU did then, and booted once more.
+
+    It has a deadline of its own, and says what it waits for: where not even that comes QEMU itself stands still, or the
+    guest's kernel: seen once, in CI.
+    """
+    result = run()
+    if result.status is None:
+        warnings.warn(f"the guest hung as a whole, and is booted once more: {result}", stacklevel=2)
+        result = run()
+    return result
 
 
 def text_of(path: Path) -> str:
-    """What the guest left there, if anything."""
-    return path.read_text(errors="replace") if path.exists() else ""
+    """What is in a file, if it is there: a guest, or a process, may be gone."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def kernel() -> Path:

@@ -22,7 +22,7 @@ TIMED_OUT = 124
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepEnd:
     """How a step ended: its exit status, 124 when it took too long, and what it wrote."""
 
     status: int
@@ -33,10 +33,10 @@ class Step:
 class Course:
     """How all steps ended, those that were taken, and how the guest did."""
 
-    steps: Mapping[str, Step]
+    steps: Mapping[str, StepEnd]
     result: Result
 
-    def step(self, name: str) -> Step:
+    def step(self, name: str) -> StepEnd:
         """One that was taken; otherwise fails the test with what the guest said."""
         assert name in self.steps, f"the guest never came to {name}:\n{self.result}"
         return self.steps[name]
@@ -67,7 +67,7 @@ def boot(folder: Path, hardware: Hardware, steps: Mapping[str, str], seconds: fl
         (share / f"{name}.sh").write_text(f"set -eu -o pipefail\n{script}\n")
     (share / "job").write_text(_job(list(steps)))
     words = run_to_end(_command(folder, hardware), seconds)
-    taken = {name: Step(int(text_of(results / f"{name}.status")), text_of(results / name)) for name in steps
+    taken = {name: StepEnd(int(text_of(results / f"{name}.status")), text_of(results / name)) for name in steps
              if (results / f"{name}.status").exists()}
     status = text_of(share / "status").strip()
     return Course(taken, Result(int(status) if status else None, text_of(share / "output"), text_of(share / "dmesg"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vm.lab import MIB, ROOT, Drive, Guest, Hardware, image
+from vm.lab import MIB, ROOT, Drive, Guest, Hardware, image, unless_it_hangs
 
 FILES = sorted(path.name for path in (Path(__file__).parent / "guest").glob("test_*.py"))
 # Plugins of packages that tests in a guest do not use take twenty seconds to import there.
@@ -48,8 +48,9 @@ def check_bar(folder: Path) -> None:
 @pytest.mark.parametrize("files", GUESTS, ids=lambda files: "-".join(Path(file).stem for file in files))
 def test_in_a_guest(files: tuple[str, ...], guest_folder: Path) -> None:
     unreadable = next((UNREADABLE[file] for file in files if file in UNREADABLE), None)
-    guest = Guest(guest_folder, hardware(guest_folder, unreadable, iommu=WITHOUT_IOMMU not in files))
-    result = guest.run(" ".join([PYTEST, *(f"tests/vm/guest/{file}" for file in files)]), SECONDS)
+    job = " ".join([PYTEST, *(f"tests/vm/guest/{file}" for file in files)])
+    result = unless_it_hangs(lambda: Guest(
+        guest_folder, hardware(guest_folder, unreadable, iommu=WITHOUT_IOMMU not in files)).run(job, SECONDS))
     assert result.status == 0, str(result)
     assert not result.faults, str(result)
     if set(WITNESSED) & set(files) and "NOT TESTED" not in result.output:

@@ -17,7 +17,7 @@ SECONDS = 300.0
 def test_in_a_guest_with_iommufd(guest_folder: Path) -> None:
     if not lab.IOMMUFD_KERNEL.exists():
         pytest.skip("NOT TESTED: iommufd: no Debian kernel has it, and ours was not built here (make lab-kernel)")
-    guest = Guest(guest_folder, hardware(guest_folder), lab.IOMMUFD_KERNEL)
-    result = guest.run(f"{PYTEST} tests/vm/guest_iommufd", SECONDS)
+    result = lab.unless_it_hangs(lambda: Guest(guest_folder, hardware(guest_folder), lab.IOMMUFD_KERNEL).run(
+        f"{PYTEST} tests/vm/guest_iommufd", SECONDS))
     assert result.status == 0, str(result)
     assert not result.faults, str(result)

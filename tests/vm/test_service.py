@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -11,9 +12,12 @@ from uuid import UUID
 
 import pytest
 
-from support.random_gguf import Options, tiny, write
+from nvstreamd.message_ids import MODEL_STATE
+from support.random_gguf import Options, write
+from support.shapes import tiny
 from vm import lab, service_guest
 from vm.lab import MIB, ROOT, Drive, Hardware, image
+from vm.service_card import MODULE, STEP
 from vm.service_guest import BEFORE, Course
 
 SECONDS = 900.0
@@ -58,6 +62,8 @@ STEPS = {
     "activate": "as_alice models --json; systemctl is-active nvstreamd.service",
     "forbidden": "as_alice models load plain",
     "file": f"as_bob load plain --budget {BUDGET}; ask plain {TOKENS}",
+    "log": """journalctl --unit nvstreamd.service --output json \\
+        --output-fields=MESSAGE,PRIORITY,NVSTREAM_MODEL,MESSAGE_ID""",
     "schema": """as_alice generate plain "the cat" --json --json-schema '{"type": "integer"}'
         as_alice chat plain "the cat" --json -n 2""",
     "engine": """for process in $(cat /sys/fs/cgroup/system.slice/nvstreamd.service/cgroup.procs); do
@@ -85,6 +91,7 @@ STEPS = {
     "returned": f"""driver {SPARE}; sha256sum < /dev/$(disk {SPARE}) | cmp - /root/content; cat /srv/data/file
         systemctl show --property Result --value nvstreamd.service; cd /var/lib/nvstreamd; ls models claims""",
     "mountable": f"mkfs.ext4 -q -F /dev/$(disk {SPARE}); mount /dev/$(disk {SPARE}) /mnt; df --output=source /mnt",
+    "card": STEP,
     "security": "systemd-analyze security nvstreamd.service",
     "purge": f"""umount /mnt /srv/data; userdel --remove alice; userdel --remove bob; rm -r /srv/* /root/stream
         rm /root/content; systemctl start nvstreamd.service; dpkg --purge nvstreamd >&2; echo driver: $(driver {SPARE})
@@ -109,6 +116,8 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Course:
     write(folder / "plain.gguf", tiny(width=256, layers=6), Options())
     spare = Drive("LAB0", image(folder / "spare", 64 * MIB), 0x10)
     used = Drive("LAB1", image(folder / "used", 64 * MIB), 0x11)
+    if MODULE.exists():
+        shutil.copyfile(MODULE, folder / MODULE.name)
     (folder / "data").mkdir()
     (folder / "data/file").write_text("somebody's\n")
     subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", "-d", str(folder / "data"), str(used.image)], check=True)
@@ -159,6 +168,19 @@ def test_an_unprivileged_user_gets_tokens_a_schema_and_a_chat(course: Course) ->
     assert len(tokens(course.output("file"))) == TOKENS
     # Both start small processes under limits of their own, which the hardening must let them have.
     assert tokens(course.output("schema"))
+
+
+@pytest.mark.vm
+def test_the_journal_tells_models_and_events_apart(course: Course) -> None:
+    entries = [json.loads(line) for line in course.output("log").splitlines()]
+    assert any("through systemd-python" in entry["MESSAGE"] for entry in entries), entries
+    of_the_model = [entry for entry in entries if entry.get("NVSTREAM_MODEL") == "plain"]
+    assert any(entry["MESSAGE"].endswith("MODEL_STATE_SERVING") and entry.get("MESSAGE_ID") == MODEL_STATE["message_id"]
+               for entry in of_the_model), entries
+    # An engine has no socket: its lines come through stderr, and their priority is no part of them.
+    of_the_engine = [entry for entry in entries if "plain: INFO" in entry["MESSAGE"]]
+    assert of_the_engine and all(entry["PRIORITY"] == "6" for entry in of_the_engine), entries
+    assert not any(entry["MESSAGE"].startswith("<") for entry in entries)
 
 
 @pytest.mark.vm
@@ -218,9 +240,17 @@ def test_a_stop_lets_streams_end_and_gives_the_drive_back(course: Course) -> Non
 
 
 @pytest.mark.vm
+@pytest.mark.skipif(not MODULE.exists(), reason="NOT TESTED: a card's nodes in the service: no kernel headers")
+def test_a_cards_nodes_are_made_and_can_be_opened_in_the_service_alone(course: Course) -> None:
+    assert course.output("card").splitlines() == [
+        "nvidia0 opened", "nvidiactl opened", "nvidia-uvm opened", "vda EPERM", "policy 0"]
+
+
+@pytest.mark.vm
 def test_the_hardening_is_what_the_documentation_says(course: Course) -> None:
     score = re.search(r"exposure level for nvstreamd.service: ([0-9.]+)", course.output("security"))
-    assert score and f"rates the service {score[1]}" in (ROOT / "README.md").read_text(), course.output("security")
+    page = (ROOT / "docs/administrator.md").read_text()
+    assert score and f"rates the service {score[1]}" in page, course.output("security")
 
 
 @pytest.mark.vm

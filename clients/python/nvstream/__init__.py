@@ -101,7 +101,7 @@ HOMES = ("events", "facts", "requests", "errors", "client", "aio")
 
 
 def __getattr__(name: str) -> object:
-    """What is asked for first is imported then: the daemon's engine needs the messages below here, and no gRPC."""
+    """A name is imported when it is asked for first: the daemon's engine needs the messages below here, and no gRPC."""
     for home in HOMES if name in __all__ else ():
         module = import_module(f"nvstream.{home}")
         if hasattr(module, name):
@@ -111,5 +111,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """For completion in a shell."""
+    """The names that a shell completes."""
     return sorted({*globals(), *__all__})

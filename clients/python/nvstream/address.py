@@ -45,7 +45,7 @@ def socket_path(
 
 
 def _is_mine(directory: Path) -> bool:
-    """Whether the caller alone rules it: anybody may make a directory in /tmp, and would be told the prompts."""
+    """True when the caller alone rules it: anybody may make a directory in /tmp, and would be told the prompts."""
     try:
         found = directory.lstat()
     except OSError:

@@ -233,7 +233,7 @@ class AsyncClient:
         return AsyncImport(self._models.Import(request, timeout=requests.seconds(timeout)), self.socket)
 
     async def status(self, *, timeout: float | None = None) -> DaemonStatus:
-        """What runs and how well."""
+        """The daemon's status: what runs and how well."""
         answer = await self._unary(self._status.GetStatus, status_pb2.GetStatusRequest(), timeout)
         return convert.status(answer)
 

@@ -210,7 +210,7 @@ class Client:
         return Import(self._models.Import(request, timeout=requests.seconds(timeout)), self.socket)
 
     def status(self, *, timeout: float | None = None) -> DaemonStatus:
-        """What runs and how well."""
+        """The daemon's status: what runs and how well."""
         return convert.status(self._unary(self._status.GetStatus, status_pb2.GetStatusRequest(), timeout))
 
     def close(self) -> None:

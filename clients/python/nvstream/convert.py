@@ -134,6 +134,9 @@ def _usage(message: inference_pb2.Usage) -> Usage:
         cached_tokens=message.cached_tokens,
         completion_tokens=message.completion_tokens,
         weight_passes=message.weight_passes,
+        proposed_tokens=message.proposed_tokens,
+        accepted_tokens=message.accepted_tokens,
+        caused_bytes=message.caused_bytes,
         bytes_by_tier=by_tier,
         queue_seconds=_seconds(message.queue_time),
         prefill_seconds=_seconds(message.prefill_time),
@@ -154,6 +157,7 @@ def _facts(message: models_pb2.ModelFacts) -> ModelFacts:
         bytes_per_token=message.bytes_per_token,
         kv_bytes_per_token=message.kv_bytes_per_token,
         description=message.description,
+        readers=message.readers,
     )
 
 
@@ -170,6 +174,14 @@ def _placement(message: models_pb2.Placement) -> Placement:
         backend=message.backend,
         notes=tuple(message.notes),
         kernel=message.kernel,
+        arithmetic=message.arithmetic,
+        kv_budget=message.kv_budget,
+        vram=message.vram,
+        vram_resident_bytes=message.vram_resident_bytes,
+        link_bytes_per_pass=message.link_bytes_per_pass,
+        link_bytes_per_second=message.link_bytes_per_second,
+        host_bytes_per_pass=message.host_bytes_per_pass,
+        host_bytes_per_second=message.host_bytes_per_second,
     )
 
 
@@ -186,6 +198,10 @@ def _engine(message: status_pb2.EngineStatus) -> EngineStatus:
         kv_pages_total=message.kv_pages_total,
         pid=message.pid if message.HasField("pid") else None,
         peak_weight_bytes=message.peak_weight_bytes,
+        proposed_tokens=message.proposed_tokens,
+        accepted_tokens=message.accepted_tokens,
+        expert_hits=tuple(message.expert_hits),
+        expert_misses=tuple(message.expert_misses),
         pass_seconds=_seconds(message.pass_running) if message.HasField("pass_running") else None,
         stall=message.stall,
     )

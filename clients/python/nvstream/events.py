@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """What a request does before its tokens come. UNSPECIFIED: something this client does not know yet."""
+    """The phase of a request before its tokens come. UNSPECIFIED: one that this client does not know yet."""
 
     UNSPECIFIED = "unspecified"
     QUEUED = "queued"
@@ -76,7 +76,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What is new since the last delta. `text` never holds a part of a code point; it may be empty."""
+    """The tokens and the text since the last delta. `text` never holds a part of a code point; it may be empty."""
 
     token_ids: tuple[int, ...]
     text: str
@@ -85,7 +85,11 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a request cost: tokens, passes over the weights, bytes by where they came from, seconds."""
+    """The cost of a request: tokens, passes over the weights, bytes by where they came from, seconds.
+
+    `accepted_tokens` of the `proposed_tokens` that were guessed were right. `caused_bytes` of those off the drive are
+    this request's own, where passes were shared.
+    """
 
     prompt_tokens: int
     cached_tokens: int
@@ -95,6 +99,9 @@ class Usage:
     queue_seconds: float
     prefill_seconds: float
     decode_seconds: float
+    proposed_tokens: int = 0
+    accepted_tokens: int = 0
+    caused_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

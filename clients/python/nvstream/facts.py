@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class ModelState(StrEnum):
-    """Whether a model can answer. RECOVERING: its engine is being replaced, streams wait."""
+    """The state of a model, by which it can answer or not. RECOVERING: its engine is being replaced, streams wait."""
 
     UNSPECIFIED = "unspecified"
     UNLOADED = "unloaded"
@@ -28,7 +28,11 @@ class ModelFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a model's file tells without reading a weight. Sizes and budgets are bytes."""
+    """The facts that a model's file tells without reading a weight. Sizes and budgets are bytes.
+
+    `kv_bytes_per_token` is a mean over a sequence of the whole context: layers with a window keep no more than that.
+    `readers` are the versions of the server that read a packed model, in words; empty for a GGUF.
+    """
 
     architecture: str
     format: ModelFormat
@@ -41,14 +45,20 @@ class ModelFacts:
     bytes_per_token: int
     kv_bytes_per_token: int
     description: str
+    readers: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where a loaded model's weights rest (bytes), the path and kernel in use, and expected against measured.
 
+    `budget` is the ceiling of its weights, `kv_budget` that of its KV cache.
+
+    `arithmetic` is an id: engines where it is equal give the same answer to the bit.
     `notes` say why other backends were refused and what this one does without. `measured_pass_seconds`
-    is None before the first pass.
+    is None before the first pass. Where a card computes, `vram` is the ceiling of its memory, of which
+    weights that rest there take `vram_resident_bytes`; `link_bytes_per_pass` come to it in a pass,
+    and the processor multiplies `host_bytes_per_pass` where they rest. Without one all of these are 0.
     """
 
     budget: int
@@ -61,6 +71,14 @@ class Placement:
     backend: str
     notes: tuple[str, ...]
     kernel: str
+    arithmetic: str
+    kv_budget: int
+    vram: int = 0
+    vram_resident_bytes: int = 0
+    link_bytes_per_pass: int = 0
+    link_bytes_per_second: float = 0.0
+    host_bytes_per_pass: int = 0
+    host_bytes_per_second: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +123,12 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """What one engine does now and has done since its model was loaded. `pid`: None while there is none.
+    """The work of one engine, now and since its model was loaded. `pid`: None while there is none.
 
     `pass_seconds`: for how long the pass has been running that runs, None between passes. `stall`: what does not come
-    to its end, and for how long; empty while the engine is well.
+    to its end, and for how long; empty while the engine is well. `accepted_tokens` of the `proposed_tokens` that were
+    guessed were right. Of a model with experts `expert_hits` says by layer how often passes found one that they needed
+    in memory, `expert_misses` how often not.
     """
 
     model: Model
@@ -124,10 +144,14 @@ class EngineStatus:
     peak_weight_bytes: int
     pass_seconds: float | None
     stall: str
+    proposed_tokens: int = 0
+    accepted_tokens: int = 0
+    expert_hits: tuple[int, ...] = ()
+    expert_misses: tuple[int, ...] = ()
 
 
 class Priority(StrEnum):
-    """Whether a user's requests wait for all others' (BATCH)."""
+    """The priority of a user's requests: those of BATCH wait for all others'."""
 
     UNSPECIFIED = "unspecified"
     INTERACTIVE = "interactive"
@@ -136,7 +160,7 @@ class Priority(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UserShare:
-    """What a user has of the daemon now, and may have; None is no limit.
+    """The share of the daemon that a user has now, and may have; None is no limit.
 
     A busy engine gives a user of `weight` 2 twice as much as one of 1. `requests` are open, of them `running` in the
     passes of an engine and `queued` for their turn. Tokens are of prompts and answers; `longest_context` is in tokens.

@@ -28,6 +28,7 @@ class Options(TypedDict, total=False):
 
     `temperature` 0 is greedy. `logprobs`: 0 for the chosen tokens only, N for the N likeliest beside each.
     `penalty_window`: how many of the last tokens the penalties look at. `json_schema`: a mapping, or JSON.
+    `speculation`: False verifies no guessed tokens; the answer is the same either way.
     """
 
     max_tokens: int | None
@@ -44,6 +45,7 @@ class Options(TypedDict, total=False):
     logprobs: int | None
     json_schema: Mapping[str, Any] | str | None
     ignore_eos: bool | None
+    speculation: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,7 @@ def _set(message: ProtobufMessage, name: str, value: Any, field: str | None = No
 
 
 def _checked(field: str, make: Callable[[], T]) -> T:
-    """What `make` returns. Whatever it raises is the caller's InvalidArgument: a wrong type, a number or a text that
+    """The result of `make`. Whatever that raises is the caller's InvalidArgument: a wrong type, a number or a text that
     does not fit.
     """
     try:

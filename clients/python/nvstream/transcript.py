@@ -12,7 +12,7 @@ P_contra = TypeVar("P_contra", contravariant=True)
 
 
 class Log(Protocol[P_contra]):
-    """What listens to a stream's events."""
+    """A listener to a stream's events."""
 
     def add(self, event: P_contra) -> None: ...
     def close(self) -> None: ...

@@ -59,7 +59,7 @@ _ASK_AGAIN = "its log says why (journalctl -u nvstreamd); nothing is repeated by
 
 
 class FailedCall(Protocol):
-    """What grpc's sync and asyncio errors and calls have in common once they are over."""
+    """The part that grpc's sync and asyncio errors and calls have in common once they are over."""
 
     def code(self) -> grpc.StatusCode:
         """The status."""
@@ -73,7 +73,7 @@ class FailedCall(Protocol):
 
 @dataclass(slots=True)
 class _Details:
-    """What has been unpacked so far from google.rpc details."""
+    """The parts of google.rpc details that have been unpacked so far."""
 
     hint: str = ""
     localized: str = ""

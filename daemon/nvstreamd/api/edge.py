@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -128,7 +129,7 @@ class Edge(grpc.aio.ServerInterceptor):
 
 
 def _failure(error: Exception, method: str) -> NvstreamError:
-    """What a call ends by; an exception that is none of ours is in the log. grpcio's own are raised again.
+    """The error that a call ends by; an exception that is none of ours is in the log. grpcio's own are raised again.
 
     grpcio keeps what ends a call for a while: without its traceback that does not keep the request too.
     """
@@ -142,17 +143,23 @@ def _failure(error: Exception, method: str) -> NvstreamError:
 
 
 def _known(error: Exception, method: str) -> Exception:
-    """What protobuf and grpcio raise for what a caller did, as ours."""
+    """The error as ours, where protobuf and grpcio raised it for what a caller did; any other as it is."""
     if isinstance(error, DecodeError):
         return InvalidRequest(f"the request cannot be parsed: {error}",
                               "send the message that the service defines, its strings in UTF-8", field="request")
-    if isinstance(error, NotImplementedError):
+    if isinstance(error, NotImplementedError) and _is_generated(error):
         return NotServed(f"this daemon has no {method}", "server reflection names what it has")
     return error
 
 
+def _is_generated(error: Exception) -> bool:
+    """True when the service's generated base class raised it: it stands for a method that nobody wrote."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.endswith("_pb2_grpc.py")
+
+
 async def _responses(behaviour: Behaviour, request: object, context: Context) -> AsyncIterator[Any]:
-    """What a method answers, whichever of grpcio's two styles it is written in."""
+    """The answers of a method, whichever of grpcio's two styles it is written in."""
     answer = behaviour(request, context)
     if inspect.isawaitable(answer):
         await answer

@@ -13,9 +13,9 @@ from typing import TypeAlias
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
-from nvstream.v1.models_pb2 import MODEL_STATE_SERVING, MODEL_STATE_UNLOADED
 from nvstreamd.api.context import Context
 from nvstreamd.errors import NotFound
+from nvstreamd.supervisor.known import State
 from nvstreamd.supervisor.model import ServedModel
 
 Verdict: TypeAlias = "health_pb2.HealthCheckResponse.ServingStatus.ValueType"
@@ -36,10 +36,10 @@ class Health(HealthServicer):  # type: ignore[misc]
         """Says of a model what is true now."""
         if self._is_draining:
             return
-        if model.state == MODEL_STATE_UNLOADED:
+        if model.state is State.UNLOADED:
             self._verdicts[model.order.name] = UNKNOWN
         else:
-            answers = model.state == MODEL_STATE_SERVING and model.stall is None
+            answers = model.state is State.SERVING and model.stall is None
             self._verdicts[model.order.name] = SERVING if answers else NOT_SERVING
         self._tell()
 

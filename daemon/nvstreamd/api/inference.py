@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from typing import cast
 
 from nvstream.v1 import inference_pb2 as public
 from nvstream.v1.inference_pb2_grpc import InferenceServicer
 from nvstreamd.api.context import Context, when_over
+from nvstreamd.api.convert import event_message, prompt_of, text_of
 from nvstreamd.api.peer import of_call
 from nvstreamd.errors import InvalidRequest
 from nvstreamd.supervisor.admission import Admission
 from nvstreamd.supervisor.catalog import Catalog
+from nvstreamd.supervisor.commands import EncodeOrder, Prompt, RunOrder
+from nvstreamd.supervisor.events import Finished
 from nvstreamd.supervisor.model import ServedModel
-from nvstreamd.wire.engine_pb2 import Encode, Run
 
 MOST_MESSAGES = 1 << 14
 LONGEST_ROLE = 64
@@ -30,55 +33,47 @@ class Inference(InferenceServicer):
     async def Generate(self, request: public.GenerateRequest,
                        context: Context) -> AsyncIterator[public.StreamEvent]:
         """Streams the continuation of a prompt."""
-        run = Run(options=request.options)
-        if request.WhichOneof("prompt") == "token_ids":
-            run.token_ids.CopyFrom(request.token_ids)
-        else:
-            run.text = request.text
-        async for event in self._stream(request.model, run, context):
+        async for event in self._stream(request.model, prompt_of(request), request.options, context):
             yield event
 
     async def Chat(self, request: public.ChatRequest,
                    context: Context) -> AsyncIterator[public.StreamEvent]:
         """Streams the answer to a conversation."""
         check_messages(request.messages)
-        run = Run(options=request.options, chat=public.ChatInput(messages=request.messages))
-        async for event in self._stream(request.model, run, context):
+        prompt = Prompt("chat", public.ChatInput(messages=request.messages))
+        async for event in self._stream(request.model, prompt, request.options, context):
             yield event
 
     async def Tokenize(self, request: public.TokenizeRequest,
                        context: Context) -> public.TokenizeResponse:
         """Token ids as Generate would see them."""
         peer = of_call(context.peer())
-        call = Encode(uid=peer.uid, share=peer.share, add_special=request.add_special)
-        if request.WhichOneof("input") == "chat":
-            check_messages(request.chat.messages)
-            call.chat.CopyFrom(request.chat)
-        else:
-            call.text = request.text
-        encoded = await (await self._model(request.model)).encode(call)
-        if (size := encoded.response.ByteSize()) > LARGEST_REPLY:
-            raise InvalidRequest(f"the text has {len(encoded.response.token_ids)} tokens: {size} bytes, a reply has at "
-                                 f"most {LARGEST_REPLY}", "send it in parts", field="text")
-        return encoded.response
+        check_messages(request.chat.messages)
+        order = EncodeOrder(peer.uid, peer.share, text_of(request), request.add_special)
+        encoded = await (await self._model(request.model)).encode(order)
+        response = cast(public.TokenizeResponse, encoded.response)
+        if (size := response.ByteSize()) > LARGEST_REPLY:
+            raise InvalidRequest(f"the text has {len(response.token_ids)} tokens: {size} bytes, a reply has at most "
+                                 f"{LARGEST_REPLY}", "send it in parts", field="text")
+        return response
 
     async def _model(self, name: str) -> ServedModel:
         if not name:
             raise InvalidRequest("no model is named", "nvstream models list shows them", field="model")
         return await self.catalog.ready(name)
 
-    async def _stream(self, name: str, run: Run, context: Context) -> AsyncIterator[public.StreamEvent]:
+    async def _stream(self, name: str, prompt: Prompt, options: public.Options,
+                      context: Context) -> AsyncIterator[public.StreamEvent]:
         """Events until the end. A client that leaves or runs out of time frees its slot before the next pass."""
         peer = of_call(context.peer())
         model = await self._model(name)
-        run.uid = peer.uid
-        ticket = self.admission.admit(run, name, peer.share, None if peer.owner is not None else peer.gid)
+        ticket = self.admission.admit(name, peer.share, None if peer.owner is not None else peer.gid)
         when_over(context, ticket.release)
-        stream = model.submit(run, ticket.charge)
-        when_over(context, lambda: model.cancel(run.id))
+        stream = model.submit(RunOrder(peer.uid, prompt, options, ticket.terms), ticket.charge)
+        when_over(context, lambda: model.cancel(stream.number))
         async for event in stream.events:
-            yield event
-            if event.WhichOneof("event") == "finished":
+            yield event_message(event)
+            if isinstance(event, Finished):
                 return
 
 

@@ -8,14 +8,17 @@ from pathlib import Path
 from nvstream.v1 import models_pb2 as models
 from nvstream.v1.models_pb2_grpc import ModelsServicer
 from nvstreamd.api.context import Context
+from nvstreamd.api.convert import model_message, progress_message
 from nvstreamd.api.peer import Peer, of_call
 from nvstreamd.errors import InvalidRequest, ModelBusy
 from nvstreamd.names import RULE, is_name
-from nvstreamd.supervisor.catalog import Catalog, as_message
-from nvstreamd.supervisor.jobs import PackOrder, pack
+from nvstreamd.supervisor.catalog import Catalog
+from nvstreamd.supervisor.errands import PackOrder, pack
+from nvstreamd.supervisor.known import Listed, State
 from nvstreamd.supervisor.offers import name_of
+from nvstreamd.supervisor.reports import Described
 from nvstreamd.supervisor.rights import rights_of_caller
-from nvstreamd.weights.store import SUFFIX
+from nvstreamd.weights.packed.store import SUFFIX
 
 # Far below PATH_MAX: each level that is not there yet is made, by a call within a call.
 LONGEST_PLACE = 1024
@@ -31,12 +34,13 @@ class Models(ModelsServicer):
     async def List(self, request: models.ListRequest,
                    context: Context) -> models.ListResponse:
         """Every model the daemon knows."""
-        return models.ListResponse(models=await self.catalog.all(), notes=self.catalog.offered.notes)
+        return models.ListResponse(models=map(model_message, await self.catalog.all()),
+                                   notes=self.catalog.offered.notes)
 
     async def Get(self, request: models.GetRequest,
                   context: Context) -> models.GetResponse:
         """One model with what it needs."""
-        return models.GetResponse(model=await self.catalog.model(request.model))
+        return models.GetResponse(model=model_message(await self.catalog.model(request.model)))
 
     async def Import(self, request: models.ImportRequest,
                      context: Context) -> AsyncIterator[models.ImportResponse]:
@@ -63,7 +67,7 @@ class Models(ModelsServicer):
         if name in self._importing:
             raise ModelBusy(f"{name} is being imported already", "wait for it", field="name")
         served = self.catalog.served.get(name)
-        if served is not None and served.state != models.MODEL_STATE_FAILED:
+        if served is not None and served.state is not State.FAILED:
             raise ModelBusy(f"{name} is loaded", "unload it, or choose another name", field="name")
         _check_places(request.directories, request.devices)
 
@@ -75,12 +79,11 @@ class Models(ModelsServicer):
         order = PackOrder(source, rights_of_caller(peer.uid, peer.gid), name, store,
                           directories or ([] if request.devices else [store]), request.devices)
         async for report in pack(order, self.catalog.hardware.blocks, self.catalog.users):
-            if isinstance(report, models.ImportProgress):
-                yield models.ImportResponse(progress=report)
+            if isinstance(report, Described):
+                imported = Listed(name, Path(report.path), facts=report.facts)
+                yield models.ImportResponse(imported=model_message(imported))
             else:
-                imported = models.Model(name=name, path=report.path, state=models.MODEL_STATE_UNLOADED,
-                                        facts=report.facts)
-                yield models.ImportResponse(imported=imported)
+                yield models.ImportResponse(progress=progress_message(report))
 
     async def Load(self, request: models.LoadRequest,
                    context: Context) -> models.LoadResponse:
@@ -91,7 +94,7 @@ class Models(ModelsServicer):
             request.kv_budget if request.HasField("kv_budget") else None,
             request.backend if request.HasField("backend") else None,
         )
-        return models.LoadResponse(model=as_message(served))
+        return models.LoadResponse(model=model_message(served.entry.listed))
 
     async def Unload(self, request: models.UnloadRequest,
                      context: Context) -> models.UnloadResponse:

@@ -31,7 +31,7 @@ class Peer:
         return self.uid if self.owner is None else self.owner
 
     def in_group(self, name: str) -> bool:
-        """Whether the caller's user belongs to that group now."""
+        """True when the caller's user belongs to that group now."""
         try:
             wanted = grp.getgrnam(name).gr_gid
             user = pwd.getpwuid(self.uid).pw_name
@@ -41,7 +41,7 @@ class Peer:
 
 
 def credentials(connection: socket.socket) -> Peer:
-    """What the kernel says of the other end of a Unix socket: unix(7), SO_PEERCRED."""
+    """The other end of a Unix socket, as the kernel knows it: unix(7), SO_PEERCRED."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
     _, uid, gid = UCRED.unpack(raw)
     return Peer(uid, gid)

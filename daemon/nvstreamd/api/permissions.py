@@ -32,7 +32,7 @@ class Permissions:
     admin_group: str | None
 
     def is_administrator(self, peer: Peer) -> bool:
-        """Whether the caller administers this daemon."""
+        """True when the caller administers this daemon."""
         if peer.uid in (0, os.getuid()):
             return True
         return self.admin_group is not None and peer.in_group(self.admin_group)

@@ -9,10 +9,10 @@ from importlib.metadata import version
 from nvstream.v1 import status_pb2 as status
 from nvstream.v1.status_pb2_grpc import StatusServicer
 from nvstreamd.api.context import Context
+from nvstreamd.api.convert import model_message
 from nvstreamd.api.parts import Parts
 from nvstreamd.api.peer import Peer, of_call
 from nvstreamd.supervisor.admission import BATCH
-from nvstreamd.supervisor.catalog import as_message
 from nvstreamd.supervisor.model import ServedModel
 
 
@@ -50,7 +50,7 @@ class Status(StatusServicer):
     def _share(self, uid: int, gid: int | None) -> status.UserShare:
         admission, guard = self.parts.admission, self.parts.guard
         quota = admission.quota(uid, gid)
-        loads = [load for served in self.parts.catalog.served.values() for load in served.stats.users
+        loads = [load for served in self.parts.catalog.served.values() for load in served.entry.stats.users
                  if load.uid == uid]
         batch = quota.priority == BATCH
         return status.UserShare(
@@ -73,9 +73,9 @@ class Status(StatusServicer):
 
 def engine_status(served: ServedModel) -> status.EngineStatus:
     """The figures of one engine's last report."""
-    stats = served.stats
+    stats = served.entry.stats
     message = status.EngineStatus(
-        model=as_message(served),
+        model=model_message(served.entry.listed),
         running=stats.running,
         queued=stats.queued,
         restarts=served.restarts,
@@ -86,6 +86,10 @@ def engine_status(served: ServedModel) -> status.EngineStatus:
         kv_pages_total=stats.kv_pages_total,
         pid=served.pid,
         peak_weight_bytes=stats.peak_weight_bytes,
+        proposed_tokens=stats.proposed_tokens,
+        accepted_tokens=stats.accepted_tokens,
+        expert_hits=stats.expert_hits,
+        expert_misses=stats.expert_misses,
     )
     if served.pass_seconds:
         message.pass_running.FromTimedelta(timedelta(seconds=served.pass_seconds))

@@ -1,7 +1,7 @@
 """Where do the relay's own sockets lie, and who clears away what a killed daemon left there?
 
-In a directory of the daemon's alone, which it holds a lock on for as long as it lives: one that nobody holds a lock on
-is of a daemon that is no more, however it ended.
+They lie in a directory that is the daemon's alone. The daemon holds a lock on it for as long as it lives. A directory
+on which nobody holds a lock belonged to a daemon that has ended, however it ended, and is cleared away.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _is_there(path: Path, fd: int) -> bool:
 
 
 def _remove(path: Path, fd: int) -> None:
-    """What is no socket was put there by nobody of ours: then the directory stays."""
+    """Removes sockets and their directory. Anything else was put there by nobody of ours: then the directory stays."""
     with suppress(OSError):
         for name in os.listdir(fd):
             if stat.S_ISSOCK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):

@@ -12,9 +12,9 @@ from nvstreamd.doctor.host import Host
 from nvstreamd.doctor.kernel import Presence
 from nvstreamd.doctor.ownership import Ownership
 from nvstreamd.doctor.report import Check, Reason
+from nvstreamd.hardware.changes import NVSTREAM, VFIO
 from nvstreamd.hardware.eligibility import OTHER_DRIVE, Refusal, refusals
 from nvstreamd.hardware.facts import NvmeController
-from nvstreamd.hardware.steps import NVSTREAM, VFIO
 
 VFIO_MODULES = ("vfio_pci", "vfio_iommu_type1")
 SWITCHED_OFF = ("intel_iommu=off", "amd_iommu=off", "iommu=off")
@@ -35,17 +35,17 @@ def drive_checks(host: Host, ownership: Ownership) -> tuple[Check, ...]:
 
 
 def is_iommu_at_work(host: Host) -> bool:
-    """Whether the kernel has an IOMMU and has put functions into groups."""
+    """True when the kernel has an IOMMU and has put functions into groups."""
     return host.machine.has_iommu and bool(host.groups)
 
 
 def is_without_iommu(host: Host, ownership: Ownership) -> bool:
-    """Whether there is none, and the configuration wants drives to be used all the same."""
+    """True when no IOMMU is at work, and the configuration wants drives to be used all the same."""
     return ownership.policy.unsafe_noiommu and not is_iommu_at_work(host)
 
 
 def iommu(host: Host, ownership: Ownership) -> Check:
-    """Whether an IOMMU keeps a drive from memory that is not ours."""
+    """The check that an IOMMU keeps a drive from memory that is not ours."""
     if is_iommu_at_work(host):
         return Check("iommu", f"at work: {', '.join(host.iommus)}, {len(host.groups)} groups")
     found = f"{len(host.iommus)} in /sys/class/iommu, {len(host.groups)} groups in /sys/kernel/iommu_groups"
@@ -81,7 +81,7 @@ def _switch_on(host: Host) -> str:
 
 
 def vfio_module(host: Host, name: str) -> Check:
-    """Whether the kernel can hand functions to processes."""
+    """The check that the kernel can hand functions to processes."""
     presence, written = host.kernel.modules[name], name if name == "vfio_iommu_type1" else name.replace("_", "-")
     reasons: tuple[Reason, ...] = ()
     release = host.kernel.release or "$(uname -r)"
@@ -109,7 +109,7 @@ def our_module(host: Host, ownership: Ownership) -> Check:
         why = Reason(f"without an IOMMU our module nvstream holds the memory, and it is {found}",
                      _get_module(host))
         return Check("nvstream", found, () if is_there else (why,))
-    allow = "unsafe_noiommu = true in the configuration, and see README.md, Drives"
+    allow = "unsafe_noiommu = true in the configuration, and see docs/administrator.md, Drives"
     note = Reason(f"the alternative without an IOMMU is our module nvstream ({found}); whoever drives a drive can then "
                   "read and write all of this machine's memory", allow if is_there else f"{_get_module(host)}; {allow}")
     return Check("nvstream", found, notes=(note,))
@@ -127,7 +127,7 @@ def _get_module(host: Host) -> str:
 
 
 def journal(ownership: Ownership) -> Check:
-    """Whether it is known which drives are claimed."""
+    """The check that it is known which drives are claimed."""
     if ownership.unread is not None:
         return Check("journal", "cannot be read", (ownership.unread,))
     return Check("journal", f"{len(ownership.claimed)} drives claimed")
@@ -140,7 +140,7 @@ def usable(host: Host, ownership: Ownership) -> tuple[NvmeController, ...]:
 
 
 def drives(host: Host, ownership: Ownership) -> Check:
-    """Whether there is a drive for us; when there is none, why not, drive by drive."""
+    """The check that there is a drive for us; when there is none, why not, drive by drive."""
     found = host.machine.controllers
     if not found:
         where = "NVMe drive" if host.has_pci else "PCI device at all"
@@ -159,7 +159,7 @@ def drives(host: Host, ownership: Ownership) -> Check:
 
 
 def _obstacles(controller: NvmeController, host: Host, ownership: Ownership) -> tuple[Refusal, ...]:
-    """What stands against a drive itself and is certain."""
+    """The refusals that stand against a drive itself and are certain."""
     # Where no IOMMU is at work at all, that is told once, not of every drive.
     every = [each for each in refusals(controller, host.machine, ownership.policy)
              if each.code != "no_iommu" or is_iommu_at_work(host)]
@@ -174,7 +174,7 @@ def _obstacles(controller: NvmeController, host: Host, ownership: Ownership) -> 
 
 
 def _is_unasked(controller: NvmeController, host: Host, ownership: Ownership) -> bool:
-    """Whether root could say more of it than the caller."""
+    """True when root could say more of it than the caller."""
     if host.process.is_root or controller.address in ownership.claimed:
         return False
     every = refusals(controller, host.machine, ownership.policy)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nvstreamd.config import Config
-from nvstreamd.doctor import SCRATCH
+from nvstreamd.doctor import SCRATCH, devices
 from nvstreamd.doctor.drive_checks import is_iommu_at_work
 from nvstreamd.doctor.host import Host, host, process
 from nvstreamd.doctor.ownership import Ownership, ownership
@@ -32,7 +32,8 @@ def examine(config: Config, claims: Claims, policy: Policy, probed: str | None =
     found, owned = host(claims.system, process(claims.system)), ownership(claims, policy)
     judged = verdicts(Facts(found, trials(config.store), owned, config.memory))
     probes = () if probed is None else (*_file_probes(judged, config.store, probed), *_drive_probes(claims, owned))
-    return Report(replace(head(found), notes=_memory_notes(config, claims)), judged, probes)
+    return Report(replace(head(found), notes=_memory_notes(config, claims)), judged, probes,
+                  devices.verdicts(found))
 
 
 def _memory_notes(config: Config, claims: Claims) -> tuple[Reason, ...]:

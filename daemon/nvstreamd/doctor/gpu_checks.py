@@ -33,7 +33,7 @@ FULL_BAR = ("enable Above 4G Decoding and Re-Size BAR Support in the firmware (a
 
 
 def gpu(host: Host) -> Check:
-    """Whether there is an NVIDIA card."""
+    """The check that there is an NVIDIA card."""
     cards = host.nvidia.cards
     if cards:
         return Check("gpu", ", ".join(card.name for card in cards))
@@ -43,13 +43,11 @@ def gpu(host: Host) -> Check:
 
 
 def driver(host: Host) -> Check:
-    """Whether NVIDIA's driver runs, has a card, and is of the flavour that others can work with."""
+    """The check that NVIDIA's driver runs, has a card, and is of the flavour that others can work with."""
     known, cards = host.nvidia.driver, host.nvidia.cards
     if not cards:
         return Check("driver", str(known) if known else "not loaded")
-    reasons = [Reason(f"driver {card.function.driver or 'none'} has {card.name}, not nvidia", "modprobe nvidia; "
-                      "blacklist what has it instead (nouveau: `blacklist nouveau` in /etc/modprobe.d), and restart")
-               for card in cards if card.function.driver != "nvidia"]
+    reasons = unbound(host)
     if known is None:
         reasons.append(Reason("NVIDIA's driver is not loaded: there is no /proc/driver/nvidia/version", OPEN_DRIVER))
     elif not known.is_open:
@@ -57,8 +55,15 @@ def driver(host: Host) -> Check:
     return Check("driver", str(known) if known else "not loaded", tuple(reasons))
 
 
+def unbound(host: Host) -> list[Reason]:
+    """Cards that another driver has, or none."""
+    return [Reason(f"driver {card.function.driver or 'none'} has {card.name}, not nvidia", "modprobe nvidia; "
+                   "blacklist what has it instead (nouveau: `blacklist nouveau` in /etc/modprobe.d), and restart")
+            for card in host.nvidia.cards if card.function.driver != "nvidia"]
+
+
 def bar1(host: Host) -> Check:
-    """Whether the window into a card's memory is as large as it can be."""
+    """The check that the window into a card's memory is as large as it can be."""
     words = ", ".join(f"{card.name}: {_size(card.bar1)}{_offered(card)}" for card in host.nvidia.cards)
     small = [card for card in host.nvidia.cards if card.bar1 < (card.largest_bar1 or SMALL_BAR1 + 1)]
     return Check("bar1", words or "no card", tuple(
@@ -72,7 +77,7 @@ def _offered(card: Card) -> str:
 
 
 def static_bar1(host: Host) -> Check:
-    """Whether the driver maps all of a card's memory at one place in BAR1."""
+    """The check that the driver maps all of a card's memory at one place in BAR1."""
     known, is_set = host.nvidia.driver, _is_set(host, STATIC_BAR1)
     if known is None or not host.nvidia.cards:
         return Check("static BAR1", "no driver or no card to ask")
@@ -125,7 +130,7 @@ def _detours(host: Host, drive: PciAddress, card: PciAddress, meeting: PciAddres
 
 
 def io_memory(host: Host) -> Check:
-    """Whether the driver can register a drive's doorbells for a card (cuMemHostRegister, IOMEMORY)."""
+    """The check that the driver can register a drive's doorbells for a card (cuMemHostRegister, IOMEMORY)."""
     known, release = host.nvidia.driver, host.kernel.release
     if known is None or not host.nvidia.cards:
         return Check("IoMemory", "no driver or no card to ask")
@@ -142,7 +147,7 @@ def io_memory(host: Host) -> Check:
 
 
 def p2pdma_kernel(host: Host) -> Check:
-    """Whether the kernel takes a card's pages in an O_DIRECT read."""
+    """The check that the kernel takes a card's pages in an O_DIRECT read."""
     release, options = host.kernel.release or "$(uname -r)", host.kernel.options
     reasons = []
     if host.kernel.is_older(*P2PDMA_KERNEL):
@@ -158,7 +163,7 @@ def p2pdma_kernel(host: Host) -> Check:
 
 
 def p2pdma_driver(host: Host) -> Check:
-    """Whether the driver publishes a card's pages: its release, and two registry keys."""
+    """The check that the driver publishes a card's pages: its release, and two registry keys."""
     known, registry = host.nvidia.driver, host.nvidia.registry
     if known is None or not host.nvidia.cards:
         return Check("registry", "no driver or no card to ask")
@@ -178,7 +183,7 @@ def p2pdma_driver(host: Host) -> Check:
 
 
 def mounted_drive(host: Host) -> Check:
-    """Whether the kernel's own driver has a drive, from which files are read."""
+    """The check that the kernel's own driver has a drive, from which files are read."""
     found = [str(each.address) for each in host.machine.controllers if each.function.driver == "nvme"]
     if found:
         return Check("drives", f"with the kernel's driver: {', '.join(found)}")
@@ -188,7 +193,7 @@ def mounted_drive(host: Host) -> Check:
 
 
 def cufile_library(host: Host) -> Check:
-    """Whether cuFile could be called."""
+    """The check that cuFile could be called."""
     found = (*host.cufile.libraries, *sorted(host.process.packages))
     if found:
         return Check("libcufile", ", ".join(found))
@@ -198,7 +203,7 @@ def cufile_library(host: Host) -> Check:
 
 
 def cufile_path(host: Host) -> Check:
-    """Whether cuFile would go to the card directly: without its module or P2P mode it copies, and does not say so."""
+    """The check that cuFile goes to the card directly: without module or P2P mode it copies, and does not say so."""
     module, is_p2p = host.kernel.modules["nvidia_fs"], host.cufile.p2p_mode
     found = f"nvidia-fs {module.value}, use_pci_p2pdma {'on' if is_p2p else 'off'} in /etc/cufile.json"
     reasons = [Reason(f"NVIDIA does not list {card.name} for GPUDirect Storage: cuFile would copy through memory and "

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from nvdma.pci.address import PciAddress
 from nvstreamd.doctor.kernel import Kernel, kernel
 from nvstreamd.doctor.nvidia import Nvidia, nvidia
+from nvstreamd.doctor.toolkit import LIBRARIES, NOTHING, Toolkit, toolkit
 from nvstreamd.hardware.acs import Acs, parse
 from nvstreamd.hardware.facts import NVME_CLASS, Machine
 from nvstreamd.hardware.functions import path_of
@@ -25,23 +26,25 @@ CAP_IPC_LOCK = 14
 TABLES = ("DMAR", "IVRS", "IORT")
 PACKAGE = "kvikio"
 LIBRARY = re.compile(r"libcufile\.so")
-# Where the CUDA toolkit, Debian's packages and Fedora's put it.
-LIBRARIES = ("usr/local/cuda/lib64", "usr/lib/x86_64-linux-gnu", "usr/lib64")
 P2P_MODE = re.compile(r'^\s*"use_pci_p2pdma"\s*:\s*true', re.MULTILINE)
 MOST_BRIDGES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """Who asks. `memlock` is how many bytes it may lock, None without a limit; `packages` could be imported."""
+    """Who asks. `memlock` is how many bytes it may lock, None without a limit; `packages` could be imported.
+
+    `toolkit` is what its Python has of CUDA.
+    """
 
     uid: int
     memlock: int | None
     packages: frozenset[str]
+    toolkit: Toolkit = NOTHING
 
     @property
     def is_root(self) -> bool:
-        """Whether it may read everything."""
+        """True when it may read everything."""
         return self.uid == 0
 
 
@@ -103,7 +106,7 @@ def process(system: System) -> Process:
     limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     is_free = limit == resource.RLIM_INFINITY or bool(found and int(found[1], 16) >> CAP_IPC_LOCK & 1)
     packages = frozenset({PACKAGE} if find_spec(PACKAGE) else ())
-    return Process(os.geteuid(), None if is_free else limit, packages)
+    return Process(os.geteuid(), None if is_free else limit, packages, toolkit(system))
 
 
 def _firmware(system: System) -> Firmware:

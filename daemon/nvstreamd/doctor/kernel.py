@@ -29,7 +29,7 @@ VERSION = re.compile(r"(\d+)\.(\d+)")
 
 
 class Presence(StrEnum):
-    """Whether there is a module."""
+    """The presence of a module."""
 
     LOADED = "loaded"
     BUILT_IN = "built in"
@@ -58,7 +58,7 @@ class Kernel:
         return (int(found[1]), int(found[2])) if found else None
 
     def is_older(self, major: int, minor: int) -> bool:
-        """Whether it certainly is older than a version."""
+        """True when it certainly is older than a version."""
         return self.version is not None and self.version < (major, minor)
 
 

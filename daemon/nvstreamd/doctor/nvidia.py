@@ -49,7 +49,7 @@ class Card:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The card's address and model, for people."""
         return f"{self.function.address} ({self.model or 'NVIDIA'})"
 
 

@@ -23,7 +23,7 @@ class Ownership:
 
 
 def ownership(claims: Claims, policy: Policy) -> Ownership:
-    """What the journal says now."""
+    """The claims as the journal has them now."""
     directory = claims.journal.directory
     try:
         # A listing of a directory that may not be read comes out empty.

@@ -1,4 +1,4 @@
-"""Which paths of DESIGN section 4 does this machine have? One pure function a path: facts in, a verdict out."""
+"""Which paths, or ways to read, does this machine have? Each has one pure function: facts in, a verdict out."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def gpu_doorbell(facts: Facts) -> Verdict:
     return Verdict("gpu_doorbell", (*_into_card(facts), io_memory(facts.host), version))
 
 
-# In the order of DESIGN section 4.
+# In the order in which a report has them.
 PATHS: tuple[Callable[[Facts], Verdict], ...] = (pread, uring, cufile, p2pdma, nvme_host, nvme_vram, gpu_doorbell)
 
 

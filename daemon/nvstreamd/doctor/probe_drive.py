@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from nvdma.arena import Arena
-from nvdma.backends.nvme import NvmeBackend, Place
+from nvdma.backends.nvme import NvmeBackend, OnDrive
 from nvdma.bandwidth import measure
 from nvdma.errors import BackendUnavailable, DmaError
 from nvdma.nvme.drive import Drive
@@ -34,7 +34,7 @@ def probe_claimed(drive: HeldDrive) -> Probed:
     try:
         with ExitStack() as stack:
             opened = drive.open(stack, stack)
-            return probe_access(access_of(opened.way, opened.descriptors), what)
+            return probe_access(access_of(opened.grant, opened.descriptors), what)
     except DmaError as error:
         return Probed(NVME_HOST, what, reason=Reason(error.what, error.hint))
     except HardwareError as error:
@@ -54,7 +54,7 @@ def probe_access(access: Access, what: str, nbytes: int = MEASURED_BYTES) -> Pro
 
 @contextmanager
 def _opened(access: Access, name: str, source: Source, arena: Arena) -> Iterator[NvmeBackend]:
-    backend = NvmeBackend(NVME_HOST, [Drive(access, name, DEPTH)], [Place(0, NAMESPACE, 0)], [source], arena)
+    backend = NvmeBackend(NVME_HOST, [Drive(access, name, DEPTH)], [OnDrive(0, NAMESPACE, 0)], [source], arena)
     backend.open()
     try:
         yield backend

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 AVAILABLE, UNAVAILABLE = "available", "unavailable"
-# One of them is all that serving without root or a drive of its own needs (DESIGN section 2).
+# A daemon without root and without a drive of its own needs one of them, and nothing else.
 FILE_PATHS = ("pread", "uring")
 INDENT = "    "
 MB = 10**6
@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """What is wrong, a sentence, and exactly what to do about it."""
+    """A thing that is wrong, in a sentence, and exactly what to do about it."""
 
     reason: str
     remedy: str
@@ -38,7 +38,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A path of DESIGN section 4 with the checks that ran for it; `summary` is told when it is available."""
+    """One path, which is a way to read, and the checks that ran for it. `summary` is shown when it is available.
+
+    Of a device that could multiply, `path` is its kind.
+    """
 
     path: str
     checks: tuple[Check, ...]
@@ -46,7 +49,7 @@ class Verdict:
 
     @property
     def is_available(self) -> bool:
-        """Whether no check has anything against it."""
+        """True when no check has anything against it."""
         return not self.reasons
 
     @property
@@ -61,15 +64,15 @@ class Verdict:
 
     @property
     def notes(self) -> tuple[Reason, ...]:
-        """What would make it better, or is true of it beside that."""
+        """Every note of its checks: things that would make the path better, and things worth knowing about it."""
         return tuple(dict.fromkeys(note for check in self.checks for note in check.notes))
 
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What came of reading through a path: `nbytes` of `what`, at `bytes_per_second`, unless there is a `reason`.
+    """The outcome of reading through a path: `nbytes` of `what` came at `bytes_per_second`, or it failed for `reason`.
 
-    `compared` says with what every byte was compared.
+    `compared` names the bytes that they were compared with, one by one.
     """
 
     path: str
@@ -100,35 +103,39 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of a diagnosis."""
+    """All of a diagnosis: `verdicts` are of paths, `devices` of what could multiply beside the processor."""
 
     head: Head
     verdicts: tuple[Verdict, ...]
     probes: tuple[Probed, ...] = ()
+    devices: tuple[Verdict, ...] = ()
 
     @property
     def serves(self) -> bool:
-        """Whether the embedded default can read files here, and no file came out wrong."""
+        """True when the embedded default can read files here, and no file came out wrong."""
         is_there = any(verdict.is_available for verdict in self.verdicts if verdict.path in FILE_PATHS)
         return is_there and not any(probed.reason for probed in self.probes if probed.path in FILE_PATHS)
 
 
 def as_json(report: Report) -> str:
     """The report for programs; a path has its checks, so that each line can be traced to what was looked at."""
-    return json.dumps({"machine": asdict(report.head), "paths": [_verdict(each) for each in report.verdicts],
+    return json.dumps({"machine": asdict(report.head), "paths": [_verdict("path", each) for each in report.verdicts],
+                       "devices": [_verdict("device", each) for each in report.devices],
                        "probes": [asdict(each) for each in report.probes], "serves": report.serves}, indent=2) + "\n"
 
 
 def as_text(report: Report) -> str:
     """The report for people: a line a path, what it lacks indented below, the remedy behind an arrow."""
     lines = [*_head(report.head), "", *_paths(report.verdicts)]
+    if report.devices:
+        lines += ["", "multiplies beside the processor:", *_paths(report.devices)]
     if report.probes:
         lines += ["", *(line for probed in report.probes for line in _probed(probed))]
     return "".join(f"{_plain(line)}\n" for line in lines)
 
 
-def _verdict(verdict: Verdict) -> dict[str, Any]:
-    return {"path": verdict.path, "state": verdict.state, "summary": verdict.summary,
+def _verdict(kind: str, verdict: Verdict) -> dict[str, Any]:
+    return {kind: verdict.path, "state": verdict.state, "summary": verdict.summary,
             "reasons": [asdict(reason) for reason in verdict.reasons],
             "notes": [asdict(note) for note in verdict.notes], "checks": [asdict(check) for check in verdict.checks]}
 

@@ -26,7 +26,7 @@ OURSELVES = Path(__file__)
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of an attempt: what was `found`, and why it failed, if it did."""
+    """The outcome of an attempt: what was `found`, and why it failed, if it did."""
 
     found: str
     reason: Reason | None = None
@@ -34,7 +34,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Trials:
-    """What was tried: to write below the `store`, to read it back, O_DIRECT there, and io_uring without a file."""
+    """The attempts: to write below the `store`, to read it back, O_DIRECT there, and io_uring without a file."""
 
     store: Trial
     pread: Trial

@@ -10,14 +10,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeGuard
 
 from nvstreamd.engine.channel import Channel
+from nvstreamd.engine.commands import Command, Describe, Device, File, Load, Pack
 from nvstreamd.engine.walls import raise_walls
-from nvstreamd.errors import NvstreamError, ProtocolError
-from nvstreamd.text import log_to_stderr, places
-from nvstreamd.weights.files import OpenFile, adopt
-from nvstreamd.wire.engine_pb2 import Device, File, Load, Pack, ToEngine
+from nvstreamd.errors import CardLost, NvstreamError, ProtocolError
+from nvstreamd.systemd import log_to_stderr
+from nvstreamd.text import places
+from nvstreamd.weights.packed.files import OpenFile, adopt
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,10 @@ def main() -> int:
     try:
         command, fds = channel.receive_first()
         _dispatch(channel, command, fds, missing)
+    except CardLost as error:
+        # It has been said.
+        log.error("the engine ends: %s", error)
+        return 1
     except NvstreamError as error:
         channel.fail(error)
         return 1
@@ -47,70 +51,68 @@ def main() -> int:
     return 0
 
 
-def _dispatch(channel: Channel, command: ToEngine, fds: list[int], missing: list[str]) -> None:
+def _dispatch(channel: Channel, command: Command, fds: list[int], missing: list[str]) -> None:
     """Does what it was started for; of `missing` walls `status` tells, or for a short job the log."""
-    kind = command.WhichOneof("command")
-    if kind != "load":
-        sys.stderr.writelines(f"WARNING {note}\n" for note in missing)
-    if kind == "describe":
-        _describe(channel, _files(command.describe.files, fds))
-    elif kind == "pack":
-        both = _files([*command.pack.files, *command.pack.devices], fds)
-        files = len(command.pack.files)
-        _pack(channel, command.pack, both[:files], both[files:])
-    elif kind == "load":
-        own = sum(not _is_claimed(file) for file in command.load.files)
-        _serve(channel, command.load, _files(command.load.files, fds[:own]), fds[own:], missing)
-    else:
-        raise ProtocolError(f"an engine cannot begin with {kind}")
+    if not isinstance(command, Describe | Pack | Load):
+        raise ProtocolError(f"an engine cannot begin with {type(command).__name__}")
+    log_to_stderr(about=Path(command.files[0].path).stem if command.files else "no model")
+    if not isinstance(command, Load):
+        for note in missing:
+            log.warning("%s", note)
+    match command:
+        case Describe():
+            _describe(channel, _files(command.files, fds))
+        case Pack():
+            both = _files([*command.files, *command.devices], fds)
+            files = len(command.files)
+            _pack(channel, command, both[:files], both[files:])
+        case Load():
+            own = sum(_claimed(file) is None for file in command.files)
+            _serve(channel, command, _files(command.files, fds[:own]), fds[own:], missing)
 
 
 def _files(names: Sequence[File | Device], fds: list[int]) -> list[OpenFile]:
     """Each with its descriptor; parts on claimed drives have none."""
-    if len(fds) != sum(not _is_claimed(name) for name in names) or not fds:
+    if len(fds) != sum(_claimed(name) is None for name in names) or not fds:
         raise ProtocolError(f"{len(names)} files came with {len(fds)} descriptors")
     given = iter(fds)
-    return [_claimed(name) if _is_claimed(name) else adopt(next(given), name.path) for name in names]
+    return [OpenFile(-1, name.path, size, 0, 0) if (size := _claimed(name)) is not None
+            else adopt(next(given), name.path) for name in names]
 
 
-def _is_claimed(name: File | Device) -> TypeGuard[File]:
-    return isinstance(name, File) and name.HasField("claimed_bytes")
-
-
-def _claimed(name: File) -> OpenFile:
-    return OpenFile(-1, name.path, name.claimed_bytes, 0, 0)
+def _claimed(name: File | Device) -> int | None:
+    """The bytes of what is on a drive that the daemon claimed, None for what has a descriptor."""
+    return name.claimed_bytes if isinstance(name, File) else None
 
 
 def _describe(channel: Channel, files: list[OpenFile]) -> None:
     from nvstreamd.engine.describe import facts, read_model
-    from nvstreamd.wire.engine_pb2 import Described, FromEngine
+    from nvstreamd.engine.to_daemon import described_message
 
-    channel.send(FromEngine(described=Described(facts=facts(read_model(files)), path=files[0].path)))
+    channel.send(described_message(facts(read_model(files)), files[0].path))
 
 
 def _pack(channel: Channel, command: Pack, files: list[OpenFile], blocks: list[OpenFile]) -> None:
-    from nvstream.v1.models_pb2 import ImportProgress
     from nvstreamd.engine.describe import facts, read_model
     from nvstreamd.engine.packing import GivenDrives, targets_of
     from nvstreamd.engine.prompts import load_tokenizer
-    from nvstreamd.weights.drive_files import open_files
-    from nvstreamd.weights.importer import Importer, Progress
-    from nvstreamd.weights.store import files_of
-    from nvstreamd.wire.engine_pb2 import Described, FromEngine, PackProgress
+    from nvstreamd.engine.to_daemon import described_message, progress_message
+    from nvstreamd.weights.packed.drive_files import open_files
+    from nvstreamd.weights.packed.importer import Importer, Progress
+    from nvstreamd.weights.packed.store import files_of
 
     model = read_model(files)
     # What could not be loaded afterwards is refused before gigabytes are written.
     load_tokenizer(files[0].path, model.manifest.metadata, model.hyper.vocabulary)
 
     def report(progress: Progress) -> None:
-        message = ImportProgress(bytes_done=progress.done, bytes_total=progress.total, bytes_resumed=progress.resumed)
-        channel.send(FromEngine(pack_progress=PackProgress(progress=message)))
+        channel.send(progress_message(progress.done, progress.total, progress.resumed))
 
     importer = Importer(command.name, model.manifest, model.data, targets_of(command, blocks), Path(command.home))
     home = importer.run(report)
     with ExitStack() as stack:
         packed = read_model(open_files(files_of(home), GivenDrives(command.devices, blocks), stack))
-        channel.send(FromEngine(described=Described(facts=facts(packed), path=str(home))))
+        channel.send(described_message(facts(packed), str(home)))
 
 
 def _serve(channel: Channel, command: Load, files: list[OpenFile], fds: list[int], notes: list[str]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 
+from nvstreamd.engine.commands import Command
+from nvstreamd.engine.from_daemon import parsed
 from nvstreamd.errors import NvstreamError, ProtocolError
-from nvstreamd.wire.engine_pb2 import FromEngine, ToEngine
+from nvstreamd.wire.engine_pb2 import FromEngine
 from nvstreamd.wire.failures import failure_of
 from nvstreamd.wire.frames import HEADER, frame, length_of
 
@@ -29,19 +31,19 @@ class Channel:
         """Reports an error, of a request or (0) of the engine."""
         self.send(FromEngine(failure=failure_of(error, request)))
 
-    def receive_first(self) -> tuple[ToEngine, list[int]]:
-        """The command this engine was started for, with the descriptors that came with it."""
+    def receive_first(self) -> tuple[Command, list[int]]:
+        """The command this engine was started for, with the descriptors that came with it. Raises ProtocolError."""
         header, fds, _, _ = socket.recv_fds(self._socket, HEADER.size, MOST_DESCRIPTORS)
         if not header:
             raise ProtocolError("the daemon closed the connection before it said what to do")
         header += self._exactly(HEADER.size - len(header)) or b""
-        return ToEngine.FromString(self._exactly(length_of(header)) or b""), fds
+        return parsed(self._exactly(length_of(header)) or b""), fds
 
-    def receive(self) -> ToEngine | None:
+    def receive(self) -> Command | None:
         """The next command, or None when the daemon is gone."""
         header = self._exactly(HEADER.size)
         body = None if header is None else self._exactly(length_of(header))
-        return None if body is None else ToEngine.FromString(body)
+        return None if body is None else parsed(body)
 
     def _exactly(self, count: int) -> bytes | None:
         parts = []

@@ -38,7 +38,7 @@ Message = Mapping[str, object]
 
 
 @dataclass(frozen=True)
-class Segment:
+class Passage:
     """A stretch of a prompt.
 
     Attributes:
@@ -55,18 +55,18 @@ class Prompt:
     """A rendered conversation.
 
     Attributes:
-        segments: in order; their texts joined are the prompt. No control token reaches from one into the next.
+        passages: in order; their texts joined are the prompt. No control token reaches from one into the next.
         structure: every text that the template itself may write. What a token of the vocabulary means in there it
             must not mean in a message, even where the vocabulary finds it in any text.
     """
 
-    segments: tuple[Segment, ...]
+    passages: tuple[Passage, ...]
     structure: str = ""
 
     @property
     def text(self) -> str:
         """The whole prompt."""
-        return "".join(segment.text for segment in self.segments)
+        return "".join(passage.text for passage in self.passages)
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Renderer:
             if known is None:
                 known = "\0".join((*answer["constants"], template.bos_token, template.eos_token))
                 self._structures = {template: known}
-        return Prompt(_segments(answer["parts"]), known)
+        return Prompt(_passages(answer["parts"]), known)
 
     def _answer(self, template: ChatTemplate, request: Mapping[str, object]) -> Mapping[str, Any]:
         answer = self._ask(template, json.dumps(request).encode())
@@ -217,6 +217,6 @@ def _check_role(role: object) -> None:
         raise ValueError(f"a role must be a short plain word, not {str(role)[:64]!r}")
 
 
-def _segments(parts: Sequence[str]) -> tuple[Segment, ...]:
-    """Of texts that are a caller's and the template's in turn."""
-    return tuple(Segment(text, index % 2 == 1) for index, text in enumerate(parts) if text)
+def _passages(parts: Sequence[str]) -> tuple[Passage, ...]:
+    """The passages of `parts`, which are a caller's text and the template's in turn."""
+    return tuple(Passage(text, index % 2 == 1) for index, text in enumerate(parts) if text)

@@ -22,7 +22,7 @@ _TRIALS: Final[tuple[tuple[Message, ...], ...]] = (
 
 
 def notes_on(metadata: Mapping[str, object], tokenizer: Tokenizer, renderer: Renderer) -> tuple[str, ...]:
-    """What is wrong with the chat template of a model file: nothing for most, and for files without one."""
+    """The faults of a model file's chat template: none for most, and for files without one."""
     if KEY not in metadata:
         return ()
     try:
@@ -41,7 +41,7 @@ def notes_on(metadata: Mapping[str, object], tokenizer: Tokenizer, renderer: Ren
 
 
 def _loses(template: ChatTemplate, messages: tuple[Message, ...], tokenizer: Tokenizer, renderer: Renderer) -> bool:
-    """Whether tokens that the template spells come out as text. The messages of the trials spell none themselves."""
+    """True when tokens that the template spells come out as text. The messages of the trials spell none themselves."""
     prompt = renderer.render(template, messages)
-    parts = [(segment.text, segment.special) for segment in prompt.segments]
+    parts = [(passage.text, passage.special) for passage in prompt.passages]
     return tokenizer.encode_parts(parts, True, prompt.structure) != tokenizer.encode(prompt.text, True, True)

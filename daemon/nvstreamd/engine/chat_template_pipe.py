@@ -21,7 +21,7 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class Limits:
-    """What one rendering may take.
+    """The limits of one rendering.
 
     Attributes:
         seconds: wall clock, from request to answer, start of the process included.

@@ -1,4 +1,4 @@
-"""How does an engine read from drives that the daemon claimed for it? By the descriptors that came for each."""
+"""How does an engine read from drives that the daemon claimed for it? Through the descriptors that it was sent."""
 
 from __future__ import annotations
 
@@ -7,36 +7,39 @@ from dataclasses import dataclass, replace
 
 from nvdma.arena import Arena
 from nvdma.backend import Backend
-from nvdma.backends.nvme import NvmeBackend, Place
+from nvdma.backends.nvme import NvmeBackend, OnDrive
 from nvdma.errors import DmaError
 from nvdma.nvme.drive import Drive
 from nvdma.pci.access import access_of
-from nvdma.pci.ways import BY_IOMMUFD, BY_MODULE, descriptor_count
+from nvdma.pci.grants import BY_IOMMUFD, BY_MODULE, descriptor_count
 from nvdma.select import Factory, Sample
 from nvdma.types import NVME_HOST, UNTRANSLATED, Source
+from nvstreamd.engine.commands import ClaimedDrive
 from nvstreamd.engine.describe import ModelFile
 from nvstreamd.errors import ProtocolError, StorageError
-from nvstreamd.weights.files import OpenFile
-from nvstreamd.weights.manifest import DriveHome
-from nvstreamd.wire.engine_pb2 import ClaimedDrive
+from nvstreamd.weights.packed.files import OpenFile
+from nvstreamd.weights.packed.manifest import DriveHome
 
 DEPTH = 32
-# What is not as usual.
+# Notes for status, on drives that are not opened in the usual way.
 NOTES = {BY_MODULE: UNTRANSLATED, BY_IOMMUFD: "through iommufd: the kernel has no VFIO containers"}
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedFile(OpenFile):
-    """A part of a model on a drive that is ours: nobody else can change it, and the kernel has no descriptor of it."""
+    """A part of a model on a drive that is ours. Nobody else can change it; the kernel has no descriptor of it."""
 
     drive: Drive
     nsid: int
 
     def check_unchanged(self) -> None:
-        """Nothing: its bytes were compared with those of the import when the drive was opened."""
+        """Does nothing: when the drive was opened, its bytes were compared with those of the import."""
 
     def read(self, count: int, offset: int) -> bytes:
-        """See OpenFile; only while the backend is open. The streamer's thread goes on meanwhile."""
+        """Up to `count` bytes from byte `offset` of the drive on, read beside the mover's commands.
+
+        It works only while the backend is open, and the mover's thread goes on meanwhile. Raises StorageError.
+        """
         try:
             namespace = self.drive.controller.namespace(self.nsid)
             return self.drive.side.read(namespace, offset, min(count, max(0, self.size - offset)))
@@ -78,7 +81,8 @@ class ClaimedDrives:
         """The backend that streams from them."""
         numbers = {serial: number for number, serial in enumerate(self.drives)}
         # Offsets of extents and samples count from the drive's beginning.
-        places = [None if home is None else Place(numbers[home.serial], home.nsid, 0) for home in model.manifest.homes]
+        places = [None if home is None else OnDrive(numbers[home.serial], home.nsid, 0)
+                  for home in model.manifest.homes]
 
         def make(sources: Sequence[Source], arena: Arena, _: int) -> Backend:
             return NvmeBackend(NVME_HOST, list(self.drives.values()), places, sources, arena)
@@ -93,7 +97,7 @@ class ClaimedDrives:
 
 
 def samples(model: ModelFile) -> list[Sample]:
-    """What must be found on the drives: digests that the import took through the kernel."""
+    """The samples that must be found on the drives: digests that the import took through the kernel."""
     return [Sample(number, probe.offset, probe.length, probe.length, bytes.fromhex(probe.digest))
             for number, home in enumerate(model.manifest.homes) if home is not None for probe in home.probes]
 

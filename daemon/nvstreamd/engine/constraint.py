@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
@@ -32,10 +34,12 @@ LIMITS: Final[dict[str, Any]] = {"initial_lexer_fuel": 1_000_000, "step_lexer_fu
 # Between two parts of the JSON: as much as indentation needs. Without a bound a small model never leaves it.
 WHITESPACE: Final = r"[\x20\x0A\x0D\x09]{1,64}"
 FIELD: Final = "options.json_schema"
+# Characters of schemas in which forced text is looked for, between two passes: all of it is found at once.
+LONGEST_FORCING: Final = 1 << 14
 
 
 class _Vocabulary:
-    """What llguidance wants to know of a tokenizer."""
+    """The facts that llguidance wants to know of a tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.eos_token_id = tokenizer.eos_id if tokenizer.eos_id is not None else min(tokenizer.eog_ids)
@@ -81,7 +85,7 @@ class Constraints:
         matcher = llguidance.LLMatcher(self._llguidance, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise _refused(problem_of(matcher))
-        constraint = Constraint(matcher, self._tokenizer.vocab_size)
+        constraint = Constraint(matcher, self._tokenizer.vocab_size, forces=len(schema) <= LONGEST_FORCING)
         constraint.allowed()  # a schema that no text meets is found here, not in the middle of a pass
         return constraint
 
@@ -124,16 +128,18 @@ def _check_command() -> list[str]:
 
 
 def problem_of(matcher: Any) -> str:
-    """What a matcher gave up for, without the dump of its state."""
+    """The reason why a matcher gave up, without the dump of its state."""
     return str(matcher.get_error()).split("\n<", 1)[0][:500]
 
 
 class Constraint:
     """The state of one text under a schema."""
 
-    def __init__(self, matcher: Any, vocabulary: int) -> None:
+    def __init__(self, matcher: Any, vocabulary: int, *, forces: bool) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
+        self._forced: deque[int] = deque()
+        self._forces = forces
 
     def allowed(self) -> npt.NDArray[np.bool_]:
         """[vocabulary] bool: the tokens that may come next. Raises InvalidRequest when the matcher gave up."""
@@ -144,11 +150,24 @@ class Constraint:
         bits = np.unpackbits(packed, bitorder="little")[: self._vocabulary].astype(bool)
         return np.pad(bits, (0, self._vocabulary - len(bits)))
 
+    def forced(self, most: int) -> tuple[int, ...]:
+        """Up to `most` tokens that come next because no other text may; none where there is a choice.
+
+        All of such a text is found at once, and kept; of a long schema never: it is as long, and finding it would hold
+        up everybody.
+        """
+        if self._forces and not self._forced:
+            self._forced.extend(self._matcher.compute_ff_tokens())
+        return tuple(islice(self._forced, most))
+
     def advance(self, tokens: Sequence[int]) -> None:
         """Takes tokens that were chosen. What the schema forbids, or finds too hard, is told by `allowed`."""
         self._matcher.consume_tokens(list(tokens))
+        for token in tokens:
+            if self._forced and self._forced.popleft() != token:
+                self._forced.clear()
 
     @property
     def complete(self) -> bool:
-        """Whether nothing may follow. A matcher that gave up is not complete: the text is not valid."""
+        """True when nothing may follow. A matcher that gave up is not complete: the text is not valid."""
         return bool(self._matcher.is_stopped()) and not self._matcher.is_error()

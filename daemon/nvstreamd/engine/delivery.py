@@ -8,30 +8,29 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nvstream.v1 import inference_pb2 as public
 from nvstreamd.engine import sampling
+from nvstreamd.engine.answers import ended_message, tokens_message
 from nvstreamd.engine.channel import Channel
 from nvstreamd.engine.output import Piece
-from nvstreamd.engine.request import Request
+from nvstreamd.engine.request import Likelihood, Request
 from nvstreamd.engine.tokenizer import Tokenizer
-from nvstreamd.engine.usage import usage_message
+from nvstreamd.engine.usage import Reason, usage_of
 from nvstreamd.errors import NvstreamError, unexpected
 from nvstreamd.text import places
-from nvstreamd.wire.engine_pb2 import Ended, FromEngine, Tokens
 
 log = logging.getLogger(__name__)
 
 
-def verdict_on(request: Request) -> tuple[public.FinishReason.ValueType, str | None] | None:
+def verdict_on(request: Request) -> tuple[Reason, str | None] | None:
     """Why a request has come to its end (and by which stop string), None while it goes on."""
     if request.stopped_by is not None:
-        return public.FINISH_REASON_STOP, request.stopped_by
+        return Reason.STOP, request.stopped_by
     if request.constraint is not None and request.constraint.complete:
-        return public.FINISH_REASON_END, None
+        return Reason.END, None
     if request.generated >= request.max_tokens:
-        return public.FINISH_REASON_LENGTH, None
+        return Reason.LENGTH, None
     if len(request.tokens) >= request.limit:
-        return public.FINISH_REASON_CONTEXT, None
+        return Reason.CONTEXT, None
     return None
 
 
@@ -49,7 +48,7 @@ class Delivery:
         self._try(request, lambda: self._sample(request, row))
 
     def begin(self, request: Request) -> bool:
-        """Whether there is anything left to do for a request; one that was replayed to its end is ended here."""
+        """True when there is anything left to do for a request; one that was replayed to its end is ended here."""
         verdict = verdict_on(request)
         if verdict is not None:
             self._try(request, lambda: self._end(request, *verdict))
@@ -80,18 +79,17 @@ class Delivery:
         detail = self._logprob(request, row, token)
         self._accept(request, token, detail)
 
-    def _logprob(self, request: Request, row: np.ndarray, token: int) -> public.TokenLogprob | None:
+    def _logprob(self, request: Request, row: np.ndarray, token: int) -> Likelihood | None:
         if request.logprobs is None:
             return None
         own, top = sampling.logprobs(row, token, request.logprobs)
-        return public.TokenLogprob(token_id=token, logprob=own,
-                                   top=[public.TopLogprob(token_id=t, logprob=p) for t, p in top])
+        return Likelihood(token, own, top)
 
-    def _accept(self, request: Request, token: int, detail: public.TokenLogprob | None) -> None:
+    def _accept(self, request: Request, token: int, detail: Likelihood | None) -> None:
         """Appends a token, shows what may be shown, and ends the request when this was its last."""
         self.tokens += 1
         if not request.ignore_eos and token in self.tokenizer.eog_ids:
-            self._end(request, public.FINISH_REASON_END)
+            self._end(request, Reason.END)
             return
         request.tokens.append(token)
         request.details.append(detail) if detail is not None else None
@@ -107,13 +105,11 @@ class Delivery:
 
     def _show(self, request: Request, piece: Piece) -> None:
         details = [request.details.popleft() for _ in piece.tokens] if request.details else []
-        delta = public.Delta(token_ids=piece.tokens, text=piece.text, logprobs=details)
-        self.channel.send(FromEngine(tokens=Tokens(id=request.id, delta=delta)))
+        self.channel.send(tokens_message(request, piece, details))
 
-    def _end(self, request: Request, reason: public.FinishReason.ValueType, stop: str | None = None) -> None:
+    def _end(self, request: Request, reason: Reason, stop: str | None = None) -> None:
         rest = request.output.flush()
         if rest is not None:
             self._show(request, rest)
         self._forget(request)
-        finished = public.Finished(reason=reason, stop_match=stop, usage=usage_message(request))
-        self.channel.send(FromEngine(ended=Ended(id=request.id, finished=finished)))
+        self.channel.send(ended_message(request, reason, stop, usage_of(request)))

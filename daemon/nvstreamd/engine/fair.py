@@ -1,4 +1,4 @@
-"""Who has had how much of the engine? A virtual counter a user: what the passes cost that their requests took part in.
+"""Who has had how much of the engine? Each user has a virtual counter: the cost of the passes that served them.
 
 Sheng et al., Fairness in Serving Large Language Models, OSDI 2024. The unit is a second of a pass, divided by the
 weight of the user. Pure: no clock, no tensors.
@@ -13,12 +13,17 @@ from math import inf, nextafter
 MOST_ABSENT = 1024
 
 
-def shares_of_pass(counts: Sequence[int], seconds: float, narrow: float) -> list[float]:
-    """What each request of a pass caused of its `seconds`, given how many tokens it had in it.
+def shares_of_pass(counts: Sequence[int], seconds: float, narrow: float, waits: Sequence[float] = ()) -> list[float]:
+    """The part of a pass's `seconds` that each of its requests caused, given how many tokens it had in it.
 
-    What a pass takes whatever is in it, its weights, is as large as a `narrow` pass, and everybody's alike. What came
-    on top of that is theirs who brought many tokens.
+    Every pass reads and multiplies the weights once, which costs as much as a `narrow` pass: all requests share that
+    part alike. What the pass cost beyond it is shared by those who brought more than one token. Where it stood still
+    for what requests alone needed, for so long as `waits` says of each, that is theirs.
     """
+    waited = sum(waits)
+    if waited:
+        others = shares_of_pass(counts, max(0.0, seconds - waited), narrow)
+        return [each + own for each, own in zip(others, waits, strict=True)]
     alike = min(seconds, narrow)
     extra = [count - 1 for count in counts]
     beyond = seconds - alike
@@ -27,8 +32,8 @@ def shares_of_pass(counts: Sequence[int], seconds: float, narrow: float) -> list
     return [alike / len(counts) + beyond * each / sum(extra) for each in extra]
 
 
-class Counters:
-    """What users of one class have been served, in seconds over weight. Who comes back has not saved anything up."""
+class Tally:
+    """The service that users of one class had, in seconds over weight. A user who comes back has saved nothing up."""
 
     def __init__(self) -> None:
         self._served: dict[int, float] = {}
@@ -67,5 +72,5 @@ class Counters:
                         for uid, now in after.items()}
 
     def served(self, uid: int) -> float:
-        """What a user has been served."""
+        """The service that a user has had, in seconds over weight."""
         return self._served.get(uid, 0.0)

@@ -10,15 +10,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from nvstreamd.engine.channel import Channel
+from nvstreamd.engine.reports import Beat
 from nvstreamd.engine.threads import ThreadLost, Threads
-from nvstreamd.wire.engine_pb2 import Beat, FromEngine
+from nvstreamd.engine.to_daemon import beat_message
 
 BEAT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """What an engine does at the moment: see engine.proto, Beat. `pass_began` is of time.monotonic."""
+    """The signs of an engine's work at the moment: see engine.proto, Beat. `pass_began` is of time.monotonic."""
 
     steps: int
     work: bool
@@ -26,9 +27,10 @@ class Signs:
 
 
 class Heart:
-    """Sends what `signs` returns, from a thread of its own, of whose end `failed` hears.
+    """Sends what `signs` returns, once a second, from a thread of its own. An error of that thread goes to `failed`.
 
-    Replace both when the engine can tell more. Until then the daemon takes one without beats for frozen.
+    The engine replaces both once it can tell more. It beats before that, for the daemon takes an engine without beats
+    for frozen.
     """
 
     def __init__(self, channel: Channel, signs: Callable[[], Signs]) -> None:
@@ -52,7 +54,7 @@ class Heart:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
             beat = Beat(steps=signs.steps, work=signs.work, pass_seconds=since, peak_bytes=peak)
             try:
-                self.channel.send(FromEngine(beat=beat))
+                self.channel.send(beat_message(beat))
             except OSError:
                 return
             self._over.wait(BEAT_SECONDS)

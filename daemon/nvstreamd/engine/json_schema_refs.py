@@ -33,7 +33,7 @@ class Refs:
         return frozenset(step for ref in self._targets for step in ref.split("/"))
 
     def target(self, schema: Schema) -> Any:
-        """What the reference of a schema points to, None without one."""
+        """The target of a schema's reference, None without one."""
         ref = schema.get("$ref")
         if not isinstance(ref, str) or not ref.startswith("#"):
             return None
@@ -121,7 +121,7 @@ class Refs:
         return found
 
     def _constants(self, schema: Any) -> frozenset[Tag]:
-        """What a property is limited to, whatever else its schema says."""
+        """The values that a property is limited to, whatever else its schema says."""
         schema = self.resolved(schema)
         if not isinstance(schema, dict):
             return frozenset()

@@ -1,7 +1,7 @@
-"""Which page of the KV cache belongs to whom, and which prompt prefixes are still there?
+"""Which page of a group of layers belongs to whom, and which prompt prefixes are still there?
 
 A full page is known by its owner, the page before it and its tokens. Only requests of the same uid find it: nobody
-learns another's prompt from timing. Pure bookkeeping; the tensors are in kv_store.
+learns another's prompt from timing. Pure bookkeeping; the memory is the device's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,14 @@ def page_key(uid: int, parent: bytes, tokens: Sequence[int]) -> bytes:
     digest = blake2b(parent, digest_size=16, key=uid.to_bytes(8, "little"))
     digest.update(b"".join(token.to_bytes(4, "little") for token in tokens))
     return digest.digest()
+
+
+def chain(uid: int, tokens: Sequence[int], page_tokens: int, known: list[bytes]) -> list[bytes]:
+    """The names of all full pages of a sequence; those that are `known` already are its first ones, and it grows."""
+    for number in range(len(known), len(tokens) // page_tokens):
+        begin = number * page_tokens
+        known.append(page_key(uid, known[-1] if known else ROOT, tokens[begin : begin + page_tokens]))
+    return known
 
 
 @dataclass(slots=True)
@@ -70,31 +78,21 @@ class KvPages:
             del self._by_key[key]
         self._pages[page].key = None
 
-    def match(self, uid: int, tokens: Sequence[int]) -> list[int]:
-        """Takes the pages that hold the longest known prefix of `tokens`, at least one token short of all.
+    def knows(self, key: bytes) -> bool:
+        """True when the page of that name is there."""
+        return key in self._by_key
 
-        The last token is always computed: its logits are what the request came for.
-        """
-        found: list[int] = []
-        parent = ROOT
-        for begin in range(0, (len(tokens) - 1) // self.page_tokens * self.page_tokens, self.page_tokens):
-            parent = page_key(uid, parent, tokens[begin : begin + self.page_tokens])
-            page = self._by_key.get(parent)
-            if page is None:
-                break
-            self._kept.pop(page, None)
-            self._pages[page].users += 1
-            found.append(page)
-        return found
+    def use(self, key: bytes) -> int:
+        """The page of a name that is known, for one more request."""
+        page = self._by_key[key]
+        self._kept.pop(page, None)
+        self._pages[page].users += 1
+        return page
 
-    def remember(self, uid: int, tokens: Sequence[int], pages: Sequence[int]) -> None:
-        """Makes the full pages of a sequence findable; `tokens` are those whose keys and values are computed."""
-        parent = ROOT
-        for number in range(len(tokens) // self.page_tokens):
-            begin = number * self.page_tokens
-            parent = page_key(uid, parent, tokens[begin : begin + self.page_tokens])
-            if self._pages[pages[number]].key is None:
-                self._name(pages[number], parent)
+    def name(self, page: int, key: bytes) -> None:
+        """Lets a full page be found by `key`, unless it has a name already."""
+        if self._pages[page].key is None:
+            self._name(page, key)
 
     def _name(self, page: int, key: bytes) -> None:
         """Lets `page` be found by `key`, unless a page in use has that name already.

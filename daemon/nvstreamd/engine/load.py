@@ -2,59 +2,65 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-
-import numpy as np
+from typing import Any
 
 from nvdma.arena import Arena
-from nvdma.backend import Backend
-from nvdma.bandwidth import Extent as RawExtent
-from nvdma.bandwidth import measure
-from nvdma.errors import DmaError
+from nvdma.errors import DmaError, GpuError
 from nvdma.select import Selection, probe
 from nvdma.types import NVME_HOST, BackendFacts, Source
 from nvstream.v1.models_pb2 import Placement
-from nvstreamd.architectures.decoder import decoder_layer, inverse_frequencies, rope_angles
+from nvstreamd.engine.budget import GroupSize, Shares, Sizes, check_free
 from nvstreamd.engine.claimed import ClaimedDrives, samples
 from nvstreamd.engine.describe import ModelFile
-from nvstreamd.engine.kv_store import bytes_per_token, heads_of, make_cache
+from nvstreamd.engine.expectation import Expectation, Measured
+from nvstreamd.engine.kv_cache import GroupPages, KvCache
+from nvstreamd.engine.kv_pages import KvPages
+from nvstreamd.engine.measure import BLOCK, compute_rates, host_rates, link_rate, read_rate
+from nvstreamd.engine.on_card import describe
+from nvstreamd.engine.pacing import ByCost, PassBytes, most_tokens
+from nvstreamd.engine.planning import assignable, divide_memory, plan_of, with_assignments
 from nvstreamd.engine.runner import Runner
-from nvstreamd.engine.segment_view import SegmentView
-from nvstreamd.errors import MEMORY, BudgetTooSmall, NotEnoughMemory, StorageError
-from nvstreamd.kernels.batch import PAGE_TOKENS, Batch, Span
-from nvstreamd.kernels.kernel_set import KernelSet
-from nvstreamd.kernels.select import choose
-from nvstreamd.memory import Bound, tightest
-from nvstreamd.weights.embedding import EmbeddingRows
-from nvstreamd.weights.manifest import ALIGNMENT, Segment
-from nvstreamd.weights.placement import Plan, Rates, apart, check_budget, mib, minimum_budget, plan
-from nvstreamd.weights.slots import Slots
-from nvstreamd.weights.streamer import Streamer
+from nvstreamd.errors import BudgetTooSmall, KernelError, NvstreamError, StorageError
+from nvstreamd.kernels.device import Device
+from nvstreamd.kernels.kv_memory import page_bytes
+from nvstreamd.kernels.rows import PAGE_TOKENS
+from nvstreamd.kernels.select import ANY_CARD, CARD, CardWishes, Kernels, choose
+from nvstreamd.memory import tightest
+from nvstreamd.program import Expert, Model, columns_by_id
+from nvstreamd.trace import Trace
+from nvstreamd.weights.flow.embedding import EmbeddingRows
+from nvstreamd.weights.flow.flow import Flow
+from nvstreamd.weights.flow.mover import Mover
+from nvstreamd.weights.flow.plan import Plan, Share, minimum_budget
+from nvstreamd.weights.flow.pools import Pool, Slot
 
-BLOCK = 1 << 20
+log = logging.getLogger(__name__)
+
 DEPTH = 16
-MEASURE_SECONDS = 0.3
-WARM_UP = 4
-MEASURE_BYTES = 1 << 30
+NOTHING = Share(frozenset(), 0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a load asks for: ceilings in bytes, backends and kernels in order of preference, compute threads.
+    """A load's wishes: ceilings in bytes, backends and kernels in order of preference, compute threads.
 
-    `drives` are those that the daemon claimed for it: then nothing else can read them.
+    `memory` is for weights and KV cache together; 0 as `budget` or `kv_budget` leaves the division to us. `sequences`
+    run at once. `drives` are those that the daemon claimed for it: then nothing else can read them.
     """
 
+    memory: int
     budget: int
     kv_budget: int
+    sequences: int
     backends: tuple[str, ...]
     kernels: tuple[str, ...]
     threads: int
     drives: ClaimedDrives = field(default_factory=lambda: ClaimedDrives((), ()))
+    card: CardWishes = ANY_CARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,81 +68,116 @@ class Loaded:
     """A model in service."""
 
     runner: Runner
-    streamer: Streamer
+    flow: Flow
     plan: Plan
-    rates: Rates
+    expectation: Expectation
     selection: Selection
-    kv_pages: int
-    slots: Slots
+    shares: Shares
+    pool: Pool
     notes: tuple[str, ...]
+    trace: Trace | None
+    pages: tuple[int, ...]
+
+    def kv_cache(self) -> KvCache:
+        """The pages of the KV cache, all of them free."""
+        return KvCache([GroupPages(KvPages(count, PAGE_TOKENS), group.window)
+                        for group, count in zip(self.runner.model.kv, self.pages, strict=True)])
+
+    def pacing(self, latency: float | None, most: int) -> ByCost:
+        """How many tokens of prompts passes take; `most` of 0 is for nobody having said."""
+        room = most_tokens(columns_of(self.runner.model))
+        return ByCost(self.expectation, PassBytes.of(self.flow.segments.values(), self.plan), latency,
+                      min(most, room) if most else room)
 
 
-def sizes_of(model: ModelFile) -> list[int]:
-    """Bytes in a slot of each segment of a pass."""
-    return [segment.nbytes for segment in model.manifest.passes_over]
+def columns_of(model: Model) -> int:
+    """Elements of activations that a row takes: values, and what experts make of their rows on the way."""
+    programs = [program for stage in model.stages for program in stage.programs]
+    halfway = [step.parts.columns // step.down.rows * (step.down.rows + step.down.columns)
+               for program in programs for step in program.steps if isinstance(step, Expert)]
+    return sum(columns_by_id(programs).values()) + max(halfway, default=0)
 
 
-def arena_size(model: ModelFile, budget: int) -> int:
-    """Bytes of weights that will be in memory at most. Raises BudgetTooSmall with the smallest workable figure."""
-    sizes, constants = sizes_of(model), model.manifest.constants.nbytes
-    check_budget(model.data[0].path, budget, minimum_budget(sizes, constants))
-    return min(budget // ALIGNMENT * ALIGNMENT, sum(sizes) + constants)
+def sizes_of(model: ModelFile) -> Sizes:
+    """The model's sizes, as its memory is divided by them."""
+    constants = model.manifest.constants.nbytes
+    segments = model.manifest.sizes
+    return Sizes(model.data[0].path, sum(segments.values()) + constants, minimum_budget(segments, constants),
+                 tuple(GroupSize.of(page_bytes(group), model.hyper.context, group.window)
+                       for group in model.architecture.model.kv))
 
 
-def kv_page_count(model: ModelFile, kv_budget: int) -> int:
-    """Pages of KV cache that the budget holds. Raises BudgetTooSmall when not even one."""
-    page = PAGE_TOKENS * bytes_per_token(model.hyper)
-    if kv_budget < page:
-        given, least = apart(kv_budget, page)
-        raise BudgetTooSmall(f"a KV budget of {given} is too small", f"one page of {PAGE_TOKENS} tokens takes {least}",
-                             field="kv_budget")
-    most = -(-model.hyper.context // PAGE_TOKENS) * 64
-    return min(kv_budget // page, most)
-
-
-def check_memory(model: ModelFile, weights: int, kv: int, bound: Bound | None) -> None:
-    """Raises NotEnoughMemory when `weights` and `kv`, in bytes, are more than `bound` has free: we would be killed."""
-    if bound is None or weights + kv <= bound.free:
-        return
-    least = minimum_budget(sizes_of(model), model.manifest.constants.nbytes)
-    room = (bound.free - kv) // ALIGNMENT * ALIGNMENT
-    hint = (f"a budget of at most {mib(room)} fits" if room >= least else
-            f"the least that works is a budget of {mib(least)} and a kv_budget of one page: free some memory")
-    raise NotEnoughMemory(f"{model.data[0].path}: {mib(weights)} of weights and {mib(kv)} of KV cache are more than "
-                          f"the {mib(bound.free)} that {bound.name} has left of {mib(bound.limit)}", hint, field=MEMORY)
-
-
-def load(model: ModelFile, wishes: Wishes, stack: ExitStack) -> Loaded:
+def load(model: ModelFile, wishes: Wishes, stack: ExitStack, trace: Trace | None = None) -> Loaded:
     """Opens the backend, measures, plans, reads what stays resident. `stack` undoes it. Raises NvstreamError."""
-    pages = kv_page_count(model, wishes.kv_budget)
-    kernels = choose(wishes.kernels, wishes.threads, stack)
-    weights = arena_size(model, wishes.budget)
-    check_memory(model, weights, pages * PAGE_TOKENS * bytes_per_token(model.hyper), tightest())
-    arena = Arena(weights, huge_pages=True)
-    try:
-        stack.enter_context(arena)
-        selection = _select(model, wishes, arena)
-        stack.callback(selection.backend.close)
-        read = read_rate(selection.backend, model, arena)
-        block = min(BLOCK, selection.backend.facts.max_read)
-        compute = compute_rate(selection.backend, model, arena, kernels.ops, block)
-    except DmaError as error:
-        raise StorageError(error.what, error.hint) from error
-    rates = Rates(read, compute)
-    in_flight = block * selection.backend.facts.depth
-    chosen = plan(sizes_of(model), model.manifest.constants.nbytes, arena.nbytes, in_flight, rates)
-    slots = Slots(arena)
-    slots.open(stack)
-    streamer = Streamer(selection.backend, slots, model.data, model.manifest.passes_over, chosen, block)
-    constants = slots.resident(model.manifest.constants.nbytes)
-    streamer.fill_now(model.manifest.constants, constants)
-    streamer.start(stack)
+    return load_by(lambda wanted, own: choose(wanted, wishes.threads, own, card=wishes.card), model, wishes, stack,
+                   trace)
+
+
+def load_by(pick: Callable[[Sequence[str], ExitStack], Kernels], model: ModelFile, wishes: Wishes, stack: ExitStack,
+            trace: Trace | None) -> Loaded:
+    """The same, on the first kernels that `pick` finds among those wanted, and that the model has room for."""
+    wanted: tuple[str, ...] = wishes.kernels
+    given_up: tuple[str, ...] = ()
+    while True:
+        with ExitStack() as own:
+            kernels = pick(wanted, own)
+            try:
+                loaded = load_on(replace(kernels, notes=(*given_up, *kernels.notes)), model, wishes, own, trace)
+            except (GpuError, KernelError, BudgetTooSmall) as error:
+                wanted = wanted[wanted.index(CARD) + 1 :] if kernels.device.own is not None else ()
+                if not wanted:
+                    raise error if isinstance(error, NvstreamError) else KernelError(error.what, error.hint) from error
+                given_up = (f"{CARD} kernels given up: {error}",)
+                log.warning("%s", given_up[0])
+                continue
+            except DmaError as error:
+                raise StorageError(error.what, error.hint) from error
+            stack.push(own.pop_all())
+            return loaded
+
+
+def load_on(kernels: Kernels, model: ModelFile, wishes: Wishes, stack: ExitStack, trace: Trace | None) -> Loaded:
+    """The same, on kernels that were chosen. Raises NvstreamError, DmaError."""
+    sizes, device = sizes_of(model), kernels.device
+    shares = divide_memory(sizes, model, device, wishes.memory, wishes.budget, wishes.kv_budget, wishes.sequences,
+                           BLOCK * DEPTH)
+    if device.own is not None:
+        device.own.open(shares.own.weights, stack)
+    check_free(sizes, shares.host, tightest())
+    arena = Arena(shares.host.weights, huge_pages=True)
+    stack.enter_context(arena)
+    if device.own is not None:
+        device.own.pin(arena.address, arena.nbytes, stack)
+    selection = _select(model, wishes, arena)
+    stack.callback(selection.backend.close)
+    rate = read_rate(selection.backend, model, _sources(model), arena)
+    pool = Pool(arena)
+    pool.open(stack)
+    mover = Mover(selection.backend, model.data, min(BLOCK, selection.backend.facts.max_read), trace)
+    constants = _open(device, model, shares.pages, mover, pool)
+    measured = Measured(rate, link_rate(model, mover, pool, device.own) if device.own is not None else None,
+                        compute_rates(model, mover, pool, device, experts_here=shares.experts_here))
+    chosen = plan_of(model, shares, mover.block * mover.backend.facts.depth, measured)
+    if device.host is not None and assignable(model.architecture.model, chosen):
+        measured = replace(measured, host=host_rates(model, mover, pool, device))
+        chosen = with_assignments(model.architecture.model, model.manifest, chosen, measured)
+    flow = Flow(mover, pool, model.manifest.segments, chosen, device.own)
+    flow.start(stack)
     embedding = EmbeddingRows(model.manifest.embedding, model.data)
-    cache = make_cache(model.hyper, pages)
-    runner = Runner(model.hyper, model.manifest, streamer, embedding, cache, kernels.ops, constants)
-    stack.callback(runner.forget_views)
-    notes = (*arena.notes, *kernels.notes, *wishes.drives.notes)
-    return Loaded(runner, streamer, chosen, rates, selection, pages, slots, notes)
+    runner = Runner(model.architecture.model, model.manifest, flow, embedding, device, constants)
+    notes = (*arena.notes, *kernels.notes, *wishes.drives.notes,
+             *(() if device.own is None else describe(chosen, device.own, device.host)))
+    return Loaded(runner, flow, chosen, Expectation(measured), selection, shares.host, pool, notes, trace,
+                  shares.pages)
+
+
+def _open(device: Device, model: ModelFile, pages: Sequence[int], mover: Mover, pool: Pool) -> Slot:
+    """Gives the device what rests in memory in any case, and `pages` of each group of the KV cache."""
+    constants, found = model.manifest.constants, model.architecture.model
+    slot = pool.take(constants.nbytes)
+    mover.fill(constants, slot)
+    device.open(found, slot.span, constants.by_name, pages)
+    return slot
 
 
 def _sources(model: ModelFile) -> list[Source]:
@@ -150,81 +191,40 @@ def _select(model: ModelFile, wishes: Wishes, arena: Arena) -> Selection:
     return probe(wishes.backends, _sources(model), arena, DEPTH, factories=made, known=samples(model))
 
 
-def read_rate(backend: Backend, model: ModelFile, arena: Arena) -> float:
-    """Bytes a second of the backend alone over the segments of a pass."""
-    sources = _sources(model)
-    extents = [RawExtent(e.file, e.offset, e.length) for s in model.manifest.passes_over for e in s.extents]
-    depth = max(1, min(backend.facts.depth, arena.nbytes // BLOCK))
-    block = min(BLOCK, backend.facts.max_read, arena.nbytes // depth // ALIGNMENT * ALIGNMENT)
-    found = measure(backend, sources, arena, block, depth, seconds=MEASURE_SECONDS, limit=MEASURE_BYTES,
-                    extents=extents)
-    return found.bytes_per_second
-
-
-def compute_rate(backend: Backend, model: ModelFile, arena: Arena, ops: KernelSet, block: int) -> float:
-    """Weight bytes a second that a pass of one tile multiplies from memory: one layer and one head piece, timed."""
-    with ExitStack() as stack:
-        slots = Slots(arena)
-        slots.open(stack)
-        region = slots.resident(max(sizes_of(model)))
-        filler = Streamer(backend, slots, model.data, (), Plan(0, frozenset(), 0, 0, 0, 0, 0.0), block)
-        seconds = 0.0
-        for segment, steps in ((model.manifest.layers[0], len(model.manifest.layers)),
-                               (model.manifest.head[0], len(model.manifest.head))):
-            filler.fill_now(segment, region)
-            seconds += steps * _time_segment(model, segment, SegmentView(segment, region.data), ops)
-        return sum(sizes_of(model)) / seconds
-
-
-def _time_segment(model: ModelFile, segment: Segment, view: SegmentView, ops: KernelSet) -> float:
-    hyper = replace(model.hyper, layers=1)
-    x = np.ones((ops.row_tile, hyper.width), np.float32)
-    logits = np.empty((ops.row_tile, max(tensor.shape[0] for tensor in segment.tensors)), np.float32)
-    angles = rope_angles(inverse_frequencies(hyper, None), np.zeros(ops.row_tile, np.int64))
-    attention = ops.attention(heads_of(hyper), make_cache(hyper, 1), Batch([Span(0, 1, 0, [0])], *angles))
-
-    def once() -> None:
-        if segment in model.manifest.head:
-            ops.linear(x, view.matrix(segment.tensors[0].name.removesuffix(".weight")), logits)
-        else:
-            decoder_layer(hyper, ops, view, x.copy(), attention, 0)
-
-    return median_seconds(once, 5)
-
-
-def median_seconds(work: Callable[[], None], times: int) -> float:
-    """The median duration of `work`, warmed up: caches, clocks and a library's own choices settle over a few calls."""
-    for _ in range(WARM_UP):
-        work()
-    durations = []
-    for _ in range(times):
-        start = time.perf_counter()
-        work()
-        durations.append(time.perf_counter() - start)
-    return statistics.median(durations)
-
-
 def placement_message(loaded: Loaded) -> Placement:
     """The plan, what it rests on, and what was refused, for status."""
     facts = loaded.selection.backend.facts
+    # What is in host memory: behind a device's own, or that which the device multiplies.
+    own = loaded.plan.tiers[-1] if loaded.flow.own is None or len(loaded.plan.tiers) > 1 else NOTHING
+    on_card: dict[str, Any] = {}
+    if loaded.flow.own is not None:
+        first, on_host = loaded.plan.tiers[0], loaded.plan.assigned(1).nbytes
+        experts = loaded.plan.near.memory if loaded.plan.near is not None else 0
+        on_card = {"vram": loaded.flow.own.ceiling, "vram_resident_bytes": first.resting + experts,
+                   "link_bytes_per_pass": first.moved - on_host,
+                   "link_bytes_per_second": loaded.expectation.link or 0.0, "host_bytes_per_pass": on_host,
+                   "host_bytes_per_second": loaded.expectation.host_rate if on_host else 0.0}
     notes = [f"{facts.name}: {_how(facts)}, {facts.depth} reads in flight", *facts.notes]
     notes += [f"{refusal.name} refused: {refusal.reason}" for refusal in loaded.selection.refused]
     notes += loaded.notes
     return Placement(
-        budget=loaded.plan.budget,
-        resident_bytes=loaded.plan.resident_bytes,
-        slot_bytes=loaded.plan.slots * loaded.plan.slot_bytes,
+        budget=loaded.pool.arena.nbytes,
+        resident_bytes=own.resting,
+        slot_bytes=own.slots * own.slot_bytes,
         streamed_bytes_per_pass=loaded.plan.streamed_bytes,
-        read_bytes_per_second=loaded.rates.read,
+        read_bytes_per_second=loaded.expectation.read.value,
         predicted_pass_seconds=loaded.plan.predicted_seconds,
         backend=facts.name,
         notes=notes,
-        kernel=loaded.runner.ops.name,
+        kernel=loaded.runner.device.name,
+        arithmetic=loaded.runner.device.arithmetic,
+        kv_budget=loaded.shares.kv,
+        **on_card,
     )
 
 
 def _how(facts: BackendFacts) -> str:
-    """By which means its bytes come, and into what."""
+    """A line for status: how the model's bytes come, and into which memory."""
     if facts.name == NVME_HOST:
         return "queues of the drives' own, memory pinned for them"
     registered = "registered buffers" if facts.registered_buffers else "buffers not registered"

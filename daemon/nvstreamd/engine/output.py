@@ -1,7 +1,7 @@
 """Which tokens and which text may the client see now?
 
 Held back: tokens whose last bytes are no whole code point yet, and text that may become a stop string. What is
-released is always whole tokens, so that the tokens already sent describe a stream completely (see supervisor.replay).
+released is always whole tokens, so that the tokens already sent describe a stream completely (see supervisor.stream).
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from nvstreamd.engine.commands import Device, Pack
 from nvstreamd.errors import ProtocolError
-from nvstreamd.weights.files import OpenFile
-from nvstreamd.weights.targets import DriveTarget, Target, in_directories
-from nvstreamd.wire.engine_pb2 import Device, Pack
+from nvstreamd.weights.packed.files import OpenFile
+from nvstreamd.weights.packed.targets import DriveTarget, Target, in_directories
 
 
 class GivenDrives:
@@ -19,7 +19,7 @@ class GivenDrives:
         self._blocks = {(device.serial, device.nsid): block for device, block in zip(devices, blocks, strict=True)}
 
     def open_block(self, serial: str, nsid: int, *, write: bool, stack: ExitStack) -> OpenFile:
-        """See Drives. Whoever gave it closes it."""
+        """The drive's descriptor, which whoever gave it closes. Raises ProtocolError when none came."""
         block = self._blocks.get((serial, nsid))
         if block is None:
             raise ProtocolError(f"the descriptor of drive {serial[:40]!r} did not come")
@@ -27,7 +27,7 @@ class GivenDrives:
 
 
 def targets_of(command: Pack, blocks: Sequence[OpenFile]) -> list[Target]:
-    """What each part of the model goes to. Raises ProtocolError when both kinds are named."""
+    """The target of each part of the model. Raises ProtocolError when both kinds are named."""
     if command.devices and command.directories:
         raise ProtocolError("directories and devices exclude each other")
     if not command.devices:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from nvstream.v1 import inference_pb2 as public
+from nvstreamd.engine.commands import Call, Encode, Options, Run, Written
 from nvstreamd.engine.constraint import LONGEST_SCHEMA, Constraints
 from nvstreamd.engine.output import Output
-from nvstreamd.engine.preparation.desk import CHEAP, MESSAGE_COST, Ask
+from nvstreamd.engine.preparation.questions import CHEAP, MESSAGE_COST, Ask
 from nvstreamd.engine.request import Request
 from nvstreamd.engine.sampling import Sampling
 from nvstreamd.engine.tokenizer import Tokenizer, TokenizerError
 from nvstreamd.errors import BadModelFile, InvalidRequest
-from nvstreamd.wire.engine_pb2 import Encode, Prepare, Run
 
 MOST_STOPS = 16
 LONGEST_STOP = 1024
@@ -32,28 +32,25 @@ class Prompts:
         self._longest_token = max(len(tokenizer.token_bytes(token, special=True))
                                   for token in range(tokenizer.vocab_size))
 
-    def questions(self, call: Run | Encode) -> list[Ask]:
-        """What is to be found out before a call can go on. Raises InvalidRequest for what lengths alone tell."""
+    def questions(self, call: Call) -> list[Ask]:
+        """The questions to be answered before a call can go on. Raises InvalidRequest for what lengths alone tell."""
         if isinstance(call, Encode):
-            question = Prepare(encode=call)
-            question.encode.id = 0
-            return [Ask.of(question, _check_size(call, LONGEST_TEXT, self.limit))]
+            return [self._question(call.written, LONGEST_TEXT, self.limit)]
         asks: list[Ask] = []
         limit = self._limit_of(call)
         check_options(call.options)
-        if call.WhichOneof("prompt") == "token_ids":
-            self._check_ids(call.token_ids.ids, limit)
+        if isinstance(call.prompt, Written):
+            asks.append(self._question(call.prompt, limit * self._longest_token, limit))
         else:
-            encode = Encode(uid=call.uid, add_special=True)
-            if call.WhichOneof("prompt") == "chat":
-                encode.chat.CopyFrom(call.chat)
-            else:
-                encode.text = call.text
-            asks.append(Ask.of(Prepare(encode=encode), _check_size(encode, limit * self._longest_token, limit)))
-        if call.options.HasField("json_schema"):
+            self._check_ids(call.prompt, limit)
+        if call.options.json_schema is not None:
             # Nobody can tell from its length what a schema costs.
-            asks.append(Ask.of(Prepare(json_schema=call.options.json_schema), CHEAP + 1))
+            asks.append(Ask.of_schema(call.options.json_schema, CHEAP + 1))
         return asks
+
+    def _question(self, written: Written, most_bytes: int, messages: int) -> Ask:
+        cost = _check_size(written, most_bytes, messages)
+        return Ask.of_text(written.pack(), cost)
 
     def request(self, run: Run, ids: list[int] | None, schema: str | None = None) -> Request:
         """A call ready to be scheduled, brought to where its client has it. Raises InvalidRequest.
@@ -61,7 +58,7 @@ class Prompts:
         `ids` are those of its text, None when the call brought ids itself; `schema` is its own, checked.
         """
         limit = self._limit_of(run)
-        prompt = list(run.token_ids.ids) if ids is None else ids
+        prompt = (ids or []) if isinstance(run.prompt, Written) else list(run.prompt)
         self._check_ids(prompt, limit)
         options = run.options
         constraint = None if schema is None else self.constraints.compile(schema)
@@ -71,17 +68,18 @@ class Prompts:
             tokens=prompt,
             prompt_length=len(prompt),
             limit=limit,
-            max_tokens=options.max_tokens if options.HasField("max_tokens") else limit - len(prompt),
+            max_tokens=limit - len(prompt) if options.max_tokens is None else options.max_tokens,
             sampling=sampling_of(options.sampling),
             output=Output(self.tokenizer.detokenizer(), list(options.stop)),
             constraint=constraint,
             ignore_eos=options.ignore_eos,
-            logprobs=options.logprobs if options.HasField("logprobs") else None,
-            share=run.share if run.HasField("share") else run.uid,
-            weight=run.weight or 1.0,
+            speculates=options.speculates,
+            logprobs=options.logprobs,
+            share=run.share,
+            weight=run.weight,
             batch=run.batch,
         )
-        _replay(request, run.sent_token_ids)
+        _replay(request, run.sent)
         return request
 
     def _limit_of(self, run: Run) -> int:
@@ -97,19 +95,19 @@ class Prompts:
                                  f"ids are below {self.vocabulary}", field="token_ids")
 
 
-def _check_size(call: Encode, most_bytes: int, messages: int) -> int:
-    """What a call costs at most. Raises InvalidRequest when it cannot fit, whatever its tokens are.
+def _check_size(written: Written, most_bytes: int, messages: int) -> int:
+    """The most that a text costs. Raises InvalidRequest when it cannot fit, whatever its tokens are.
 
     Each token stands for a bounded number of bytes, each message for at least one token.
     """
-    size, cost = call.ByteSize(), 0
-    if call.WhichOneof("input") == "chat":
-        if not call.chat.messages:
+    size, cost = written.size, 0
+    if written.messages is not None:
+        if not written.messages:
             raise InvalidRequest("there are no messages", "send at least one", field="messages")
-        if len(call.chat.messages) > messages:
-            raise _too_long(f"{len(call.chat.messages)} messages", messages)
-        cost = MESSAGE_COST * len(call.chat.messages)
-        size -= MESSAGE_COST * len(call.chat.messages)
+        if written.messages > messages:
+            raise _too_long(f"{written.messages} messages", messages)
+        cost = MESSAGE_COST * written.messages
+        size -= cost
     if size > most_bytes + MESSAGE_COST:
         raise InvalidRequest(f"the prompt has about {size} bytes of text, more than {most_bytes}",
                              "shorten it, send it in parts, or load the model with a larger kv_budget", field="prompt")
@@ -122,16 +120,16 @@ def _too_long(what: str, limit: int) -> InvalidRequest:
                           field="prompt")
 
 
-def check_options(options: public.Options) -> None:
+def check_options(options: Options) -> None:
     """Raises InvalidRequest naming the option that is out of its range. Nothing here depends on the model."""
-    if options.HasField("max_tokens") and options.max_tokens == 0:
+    if options.max_tokens == 0:
         raise InvalidRequest("max_tokens is 0", "leave it out or ask for one at least", field="options.max_tokens")
     if len(options.stop) > MOST_STOPS or any(not 0 < len(stop) <= LONGEST_STOP for stop in options.stop):
         raise InvalidRequest("too many, too long or empty stop strings",
                              f"at most {MOST_STOPS} of 1 to {LONGEST_STOP} characters", field="options.stop")
-    if options.logprobs > MOST_LOGPROBS:
+    if options.logprobs is not None and options.logprobs > MOST_LOGPROBS:
         raise InvalidRequest(f"logprobs is {options.logprobs}", f"at most {MOST_LOGPROBS}", field="options.logprobs")
-    if len(options.json_schema) > LONGEST_SCHEMA:
+    if options.json_schema is not None and len(options.json_schema) > LONGEST_SCHEMA:
         raise InvalidRequest(f"the schema has {len(options.json_schema)} characters",
                              f"at most {LONGEST_SCHEMA} are accepted", field="options.json_schema")
     sampling_of(options.sampling)
@@ -149,10 +147,9 @@ def _replay(request: Request, sent: Iterable[int]) -> None:
         request.constraint.advance(tokens)
 
 
-def sampling_of(message: public.Sampling) -> Sampling:
-    """The fields that are set, the defaults for the others. Raises InvalidRequest."""
-    given = {field.name: value for field, value in message.ListFields()}
-    sampling = Sampling(**given)
+def sampling_of(said: Mapping[str, Any]) -> Sampling:
+    """The fields that were said, the defaults for the others. Raises InvalidRequest."""
+    sampling = Sampling(**said)
     sampling.check()
     return sampling
 

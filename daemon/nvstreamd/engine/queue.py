@@ -11,17 +11,17 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
-from nvstreamd.engine.fair import Counters
+from nvstreamd.engine.fair import Tally
 from nvstreamd.engine.request import Request
 
 Rank = tuple[bool, float]
 
 
 class Queue:
-    """Requests that wait, by user. `counters` are of interactive users and, under True, of those of the batch class."""
+    """Requests that wait, by user. `tallies` are of interactive users and, under True, of those of the batch class."""
 
-    def __init__(self, counters: Mapping[bool, Counters]) -> None:
-        self._counters = counters
+    def __init__(self, tallies: Mapping[bool, Tally]) -> None:
+        self._tallies = tallies
         self._of: dict[int, deque[Request]] = {}
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class Queue:
 
     def rank(self, request: Request) -> Rank:
         """The place of a request's user among users: the smallest is next."""
-        return request.batch, self._counters[request.batch].served(request.share)
+        return request.batch, self._tallies[request.batch].served(request.share)
 
     def put(self, request: Request) -> None:
         """Behind what its user waits for already."""
@@ -100,7 +100,7 @@ class Passes:
         return -(-request.pending // self._chunk) + max(0, most - request.generated)
 
     def seconds(self, request: Request) -> float:
-        """What that will be charged, about."""
+        """The seconds that will be charged for that, about."""
         return self.left(request) * self._pass_seconds / self._beside
 
 

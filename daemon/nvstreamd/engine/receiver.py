@@ -9,11 +9,11 @@ import logging
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from nvstreamd.engine import commands
 from nvstreamd.engine.channel import Channel
 from nvstreamd.engine.preparation.preparer import Preparer
-from nvstreamd.errors import unexpected
+from nvstreamd.errors import ProtocolError, unexpected
 from nvstreamd.text import places
-from nvstreamd.wire.engine_pb2 import ToEngine
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +36,17 @@ class Receiver:
             self._take(command)
         self.commands.put(None)
 
-    def _take(self, command: ToEngine) -> None:
-        if command.HasField("cancel"):
-            number = command.cancel.id
-            if not self.preparer.cancel(number):
-                self.commands.put(lambda: self._cancel(number))
-            return
-        call = command.run if command.HasField("run") else command.encode
+    def _take(self, command: commands.Command) -> None:
+        match command:
+            case commands.Cancel(number):
+                if not self.preparer.cancel(number):
+                    self.commands.put(lambda: self._cancel(number))
+            case commands.Run() | commands.Encode():
+                self._submit(command)
+            case _:
+                raise ProtocolError(f"{type(command).__name__} to an engine that serves")
+
+    def _submit(self, call: commands.Call) -> None:
         try:
             self.preparer.submit(call)
         except Exception as found:

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nvstreamd.errors import InvalidRequest, NvstreamError
+from nvstreamd.kernels.arrays import Doubles, Floats
 
-Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 
 
@@ -49,7 +49,7 @@ class Sampling:
                                      field=f"options.sampling.{name}")
 
 
-def penalise(logits: Floats, recent: Sequence[int], generated: Sequence[int], sampling: Sampling) -> None:
+def penalise(logits: Doubles, recent: Sequence[int], generated: Sequence[int], sampling: Sampling) -> None:
     """Repetition penalty (CTRL, section 4.1) on `recent`, presence and frequency on `generated` tokens, in place."""
     seen = np.fromiter(set(recent), dtype=np.int64)
     picked, factor = logits[seen], sampling.repetition_penalty
@@ -60,7 +60,7 @@ def penalise(logits: Floats, recent: Sequence[int], generated: Sequence[int], sa
     logits[tokens] = logits[tokens] - times * sampling.frequency_penalty - sampling.presence_penalty
 
 
-def likeliest(values: Floats, count: int) -> Ids:
+def likeliest(values: Doubles, count: int) -> Ids:
     """Indices of the `count` largest values, largest first (ties: lowest index first). Sorts no more than it must."""
     if count == 0:
         return np.empty(0, dtype=np.int64)
@@ -72,7 +72,7 @@ def likeliest(values: Floats, count: int) -> Ids:
     return picked
 
 
-def candidates(logits: Floats, sampling: Sampling) -> tuple[Ids, Floats]:
+def candidates(logits: Doubles, sampling: Sampling) -> tuple[Ids, Doubles]:
     """Token ids and probabilities that pass the filters, likeliest first (ties: lowest id first).
 
     A logit that is not finite is no candidate; at least one is finite.
@@ -90,10 +90,10 @@ def candidates(logits: Floats, sampling: Sampling) -> tuple[Ids, Floats]:
     return kept, softmax((logits[kept] - logits[kept[0]]) / sampling.temperature)
 
 
-def softmax(values: Floats) -> Floats:
+def softmax(values: Doubles) -> Doubles:
     """exp(values) / sum, without overflow."""
     powers = np.exp(values - values.max())
-    normalised: Floats = powers / powers.sum()
+    normalised: Doubles = powers / powers.sum()
     return normalised
 
 
@@ -102,7 +102,7 @@ def uniform(seed: int, position: int) -> float:
     return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
 
 
-def choose(row: npt.NDArray[np.float32], tokens: Sequence[int], sampling: Sampling,
+def choose(row: Floats, tokens: Sequence[int], sampling: Sampling,
            allowed: npt.NDArray[np.bool_] | None = None, prompt_length: int = 0) -> int:
     """The next token after `tokens`, of which the first `prompt_length` are the prompt's.
 
@@ -116,7 +116,7 @@ def choose(row: npt.NDArray[np.float32], tokens: Sequence[int], sampling: Sampli
         best = int(row.argmax())
         if np.isfinite(row[best]):
             return best
-    logits: Floats = row.astype(np.float64)
+    logits: Doubles = row.astype(np.float64)
     if any(penalties) and sampling.penalty_window:
         start = max(0, len(tokens) - sampling.penalty_window)
         penalise(logits, tokens[start:], tokens[max(start, prompt_length) :], sampling)
@@ -140,7 +140,7 @@ def _nothing_left(allowed: npt.NDArray[np.bool_] | None) -> NvstreamError:
                           field="options.json_schema")
 
 
-def logprobs(row: npt.NDArray[np.float32], chosen: int, count: int) -> tuple[float, list[tuple[int, float]]]:
+def logprobs(row: Floats, chosen: int, count: int) -> tuple[float, list[tuple[int, float]]]:
     """The chosen token's log probability and the `count` likeliest (id, log probability), before any filter."""
     logits = row.astype(np.float64)
     peak = logits.max()

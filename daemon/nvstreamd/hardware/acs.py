@@ -26,12 +26,12 @@ class Acs:
 
     @property
     def redirects(self) -> bool:
-        """Whether requests from one device to another are sent up, to where the IOMMU is."""
+        """True when requests from one device to another are sent up, to where the IOMMU is."""
         return bool(self.control & REQUEST_REDIRECT)
 
 
 def parse(configuration: bytes | None) -> Acs | None:
-    """What a port's configuration space says; None when too little of it may be read."""
+    """The registers in a port's configuration space, 0 without any; None when too little of it may be read."""
     if configuration is None or len(configuration) <= SHOWN_TO_ALL:
         return None
     at, seen = FIRST, set[int]()

@@ -15,7 +15,7 @@ from nvstreamd.hardware.functions import functions, path_of
 from nvstreamd.hardware.inventory import take
 from nvstreamd.hardware.journal import Journal
 from nvstreamd.hardware.system import System
-from nvstreamd.weights.files import OpenFile, adopt
+from nvstreamd.weights.packed.files import OpenFile, adopt
 
 
 class DriveStore:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from nvstreamd import message_ids
 from nvstreamd.errors import ClaimRefused, HardwareError, NvstreamError
+from nvstreamd.hardware.changes import Change, LoadModule, changes_to_make, driver_for
 from nvstreamd.hardware.drivers import driver_of, is_there
 from nvstreamd.hardware.eligibility import Policy, refusals
 from nvstreamd.hardware.facts import Machine, NvmeController
 from nvstreamd.hardware.functions import function
 from nvstreamd.hardware.inventory import boot_id
 from nvstreamd.hardware.journal import Before, Journal, Record, read
-from nvstreamd.hardware.steps import LoadModule, Step, driver_for, steps_to_take
 from nvstreamd.hardware.system import System
 
 log = logging.getLogger(__name__)
@@ -25,35 +26,35 @@ class Claims:
         self.system = system
         self.journal = journal
 
-    def plan(self, controller: NvmeController, machine: Machine, policy: Policy) -> tuple[Step, ...]:
-        """What claiming a drive would do. Raises ClaimRefused with every reason why it may not be taken."""
+    def plan(self, controller: NvmeController, machine: Machine, policy: Policy) -> tuple[Change, ...]:
+        """The changes of claiming a drive. Raises ClaimRefused with every reason why it may not be taken."""
         reasons = refusals(controller, machine, policy)
         if reasons:
             raise ClaimRefused(f"{controller.address} ({controller.serial}) may not be taken: {reasons[0].reason}",
                                "; ".join(str(reason) for reason in reasons), reasons)
         loaded = self._has_loaded(driver_for(controller.function))
-        return steps_to_take(self.system, controller.function, loaded_for_us=loaded)
+        return changes_to_make(self.system, controller.function, loaded_for_us=loaded)
 
-    def claim(self, controller: NvmeController, steps: Sequence[Step]) -> Record:
-        """Takes a drive by the steps of a plan.
+    def claim(self, controller: NvmeController, changes: Sequence[Change]) -> Record:
+        """Takes a drive by the changes of a plan.
 
         What fails, or is interrupted, is taken back before it raises NvstreamError. When even that fails the error says
         so, and the claim stays in the journal for `recover`.
         """
         taken = controller.function
         before = Before(taken.driver or "", taken.driver_override or "", taken.power or "")
-        record = Record(controller.address, controller.serial or "", boot_id(self.system), before, tuple(steps))
+        record = Record(controller.address, controller.serial or "", boot_id(self.system), before, tuple(changes))
         with self.journal.lock():
             self.journal.create(record)
             try:
-                for number, step in enumerate(steps):
+                for number, change in enumerate(changes):
                     self.journal.begin(record, number)
-                    step.apply(self.system)
+                    change.apply(self.system)
                     self.journal.finish(record, number)
             except (Exception, KeyboardInterrupt, SystemExit) as error:
                 self._take_back(record, error)
                 raise
-        log.info("claimed %s (%s)", record.address, record.serial)
+        log.info("claimed %s (%s)", record.address, record.serial, extra=message_ids.CLAIMED)
         return record
 
     def held(self) -> list[Record]:
@@ -64,7 +65,7 @@ class Claims:
         """Gives a drive back, and sees that it is as it was. Raises NvstreamError; the journal then stays."""
         with self.journal.lock():
             self._revert(record)
-        log.info("released %s (%s)", record.address, record.serial)
+        log.info("released %s (%s)", record.address, record.serial, extra=message_ids.RELEASED)
 
     def recover(self) -> list[Record]:
         """Takes back every claim, complete or not; returns what was taken back.
@@ -93,13 +94,14 @@ class Claims:
                 and driver_of(self.system, str(record.address)) == record.driver)
 
     def _has_loaded(self, module: str) -> bool:
-        """Whether a claim of this boot found a module missing."""
+        """True when a claim of this boot found a module missing."""
         now = boot_id(self.system)
-        steps = (step for record in self.journal.records() if record.boot_id == now for step in record.steps)
-        return any(isinstance(step, LoadModule) and step.module == module and not step.was_loaded for step in steps)
+        changes = (change for record in self.journal.records() if record.boot_id == now for change in record.changes)
+        return any(isinstance(change, LoadModule) and change.module == module and not change.was_loaded
+                   for change in changes)
 
     def _take_back(self, record: Record, cause: BaseException) -> None:
-        """What is raised when this fails names both: why the claim failed, and why its undoing did."""
+        """Takes a claim back. The error when that fails names both: why the claim failed, and why its undoing did."""
         try:
             self._revert(record)
         except NvstreamError as error:
@@ -109,8 +111,8 @@ class Claims:
     def _revert(self, record: Record) -> None:
         # What sysfs was told is forgotten when the machine restarts: the kernel's own driver has the drive again.
         if record.boot_id == boot_id(self.system):
-            for step in reversed(record.steps[: record.begun]):
-                step.revert(self.system)
+            for change in reversed(record.changes[: record.begun]):
+                change.revert(self.system)
             self._verify(record)
         elif function(self.system, record.address).driver_override not in (None, record.before.driver_override):
             log.warning("something beside nvstreamd sets driver_override of %s after each start", record.address)

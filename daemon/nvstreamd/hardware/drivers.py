@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 
 def is_loaded(system: System, module: str) -> bool:
-    """Whether the kernel has a module, loaded or built in."""
+    """True when the kernel has a module, loaded or built in."""
     return system.exists(f"sys/module/{module.replace('-', '_')}")
 
 
 def is_there(system: System, address: str) -> bool:
-    """Whether the function was not pulled out."""
+    """True while the function is not pulled out."""
     return system.exists(path_of(PciAddress.parse(address)))
 
 

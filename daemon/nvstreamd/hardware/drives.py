@@ -107,7 +107,7 @@ def _number(system: System, path: str) -> int | None:
 
 
 def signatures(system: System, name: str) -> tuple[Signature, ...] | None:
-    """What blkid(8) finds on a whole disk when it looks for itself; None when it could not tell."""
+    """The signatures that blkid(8) finds on a whole disk when it looks for itself; None when it could not tell."""
     ran = system.run("blkid", "--probe", "--output", "export", f"/dev/{name}")
     if ran.status == NOTHING_FOUND:
         return ()

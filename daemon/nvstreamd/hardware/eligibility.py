@@ -28,7 +28,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the administrator has decided: the serial numbers of drives that may be taken.
+    """The administrator's decisions: the serial numbers of drives that may be taken.
 
     `unsafe_noiommu`: also drives that no IOMMU keeps from memory that is not ours.
     """
@@ -38,7 +38,7 @@ class Policy:
 
 
 def policy_of(config: Config) -> Policy:
-    """What the configuration says."""
+    """The policy in the configuration."""
     return Policy(frozenset(drive.serial for drive in config.drives), config.unsafe_noiommu)
 
 
@@ -89,7 +89,7 @@ def _kernel_use(controller: NvmeController) -> Iterator[Refusal]:
 
 
 def _is_explained(device: BlockDevice, disk: BlockDevice) -> bool:
-    """Whether another refusal says why it is held: the kernel holds a disk with its partitions, and they with it."""
+    """True when another refusal says why it is held: the kernel holds a disk with its partitions, and they with it."""
     if device is disk:
         return any(any(_uses(part)) for part in disk.parts) or any(part.held for part in disk.partitions)
     return any(_uses(device)) or any(_uses(disk))

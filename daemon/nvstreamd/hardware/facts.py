@@ -39,13 +39,13 @@ class PciFunction:
 
     @property
     def is_bridge(self) -> bool:
-        """Whether it is a PCI bridge: those may share a group with anything."""
+        """True when it is a PCI bridge: those may share a group with anything."""
         return self.class_code >> 16 == BRIDGE_CLASS
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What blkid(8) finds on a device: a file system, a partition table, a member of an array."""
+    """The signature that blkid(8) finds on a device: a file system, a partition table, a member of an array."""
 
     kind: str
     use: str

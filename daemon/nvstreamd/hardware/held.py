@@ -13,24 +13,24 @@ from typing import Protocol
 
 from nvdma.errors import DmaError
 from nvdma.pci.address import PciAddress
+from nvdma.pci.grants import BY_IOMMUFD, BY_MODULE, BY_VFIO
 from nvdma.pci.iommufd_open import has_iommufd, open_cdev
 from nvdma.pci.kmod_open import open_node
 from nvdma.pci.vfio_open import has_containers, open_function
 from nvdma.pci.vfio_request import watch
-from nvdma.pci.ways import BY_IOMMUFD, BY_MODULE, BY_VFIO
 from nvstreamd.errors import HardwareError
-from nvstreamd.hardware.steps import NVSTREAM
+from nvstreamd.hardware.changes import NVSTREAM
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedDrive:
-    """What a process needs: `way` and descriptors, as `nvdma.pci.access.access_of` takes them.
+    """A drive opened for a process: `grant` and descriptors, as `nvdma.pci.access.access_of` takes them.
 
     `wanted_back` is an eventfd(2) that becomes readable when the kernel wants the drive back and waits for it; None
     where it does not wait.
     """
 
-    way: str
+    grant: str
     descriptors: tuple[int, ...]
     wanted_back: int | None = None
 
@@ -56,13 +56,16 @@ class HeldDrive(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class VfioDrive:
-    """One that vfio-pci has; see HeldDrive."""
+    """A drive that vfio-pci has."""
 
     serial: str
     address: str
 
     def open(self, passed: ExitStack, kept: ExitStack) -> OpenedDrive:
-        """See HeldDrive."""
+        """Opens the drive through a VFIO container, or through iommufd where the kernel has no containers.
+
+        `passed` closes our copies of the descriptors, `kept` closes `wanted_back`. Raises HardwareError.
+        """
         address = PciAddress.parse(self.address)
         with _named(self.serial):
             # A container also maps a peer's BAR, and every kernel that we know has it.
@@ -75,13 +78,16 @@ class VfioDrive:
 
 @dataclass(frozen=True, slots=True)
 class ModuleDrive:
-    """One that our module has; see HeldDrive. When the kernel wants it back the module stops it and does not wait."""
+    """A drive that our module has. When the kernel wants it back the module stops it and does not wait."""
 
     serial: str
     address: str
 
     def open(self, passed: ExitStack, kept: ExitStack) -> OpenedDrive:
-        """See HeldDrive. Raises HardwareError also for a module of another release."""
+        """Opens the module's node, which `passed` closes; nothing is kept.
+
+        Raises HardwareError, also for a module of another release.
+        """
         with _named(self.serial):
             return OpenedDrive(BY_MODULE, (open_node(PciAddress.parse(self.address), passed),))
 

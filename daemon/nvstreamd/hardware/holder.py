@@ -11,13 +11,13 @@ from typing import Protocol
 
 from nvdma.types import UNTRANSLATED
 from nvstreamd.errors import DriveInUse, DriveMissing, NvstreamError
+from nvstreamd.hardware.changes import NVSTREAM
 from nvstreamd.hardware.claims import Claims
 from nvstreamd.hardware.eligibility import Policy
 from nvstreamd.hardware.facts import Machine, NvmeController
 from nvstreamd.hardware.held import HeldDrive, held_drive
 from nvstreamd.hardware.inventory import take
 from nvstreamd.hardware.journal import Record
-from nvstreamd.hardware.steps import NVSTREAM
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Holder(Protocol):
 
 
 class ClaimHolder:
-    """See Holder. One model has a drive, or any number read it through the kernel."""
+    """The holder that claims drives. One model has a drive, or any number read it through the kernel."""
 
     def __init__(self, claims: Claims, policy: Policy) -> None:
         self.claims = claims
@@ -44,7 +44,10 @@ class ClaimHolder:
         self._lock = threading.Lock()
 
     def hold(self, serials: Sequence[str], stack: ExitStack) -> Sequence[HeldDrive]:
-        """See Holder. Raises ClaimRefused, DriveMissing, DriveInUse or HardwareError."""
+        """Claims drives, all or none; `stack` gives them back, once no process has one open.
+
+        Raises ClaimRefused, DriveMissing, DriveInUse or HardwareError.
+        """
         with ExitStack() as own:
             held = []
             for serial in serials:
@@ -54,7 +57,7 @@ class ClaimHolder:
         return held
 
     def share(self, serials: Sequence[str], stack: ExitStack) -> None:
-        """See Holder."""
+        """Counts one reader more of each drive until `stack` is closed. Raises DriveInUse when a model has one."""
         with ExitStack() as own:
             for serial in serials:
                 with self._lock:

@@ -1,7 +1,8 @@
-"""What was about to be changed when the daemon died? A file a claim, on the disk before each change.
+"""What was about to be changed when the daemon died? Each claim has a file, which is on the disk before each change.
 
-The first line has the claim with all its steps and what the machine was like; it is there whole or not at all. A line
-follows before and after each step. A power cut may tear the last line: it is ignored, its step looks at the machine.
+The first line has the claim with all its changes and what the machine was like; it is there whole or not at all. A line
+follows before each change, and one after it. A power cut may tear the last line. That line is ignored: a change that is
+made or undone again looks at the machine first.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from typing import Any
 
 from nvdma.pci.address import PciAddress
 from nvstreamd.errors import JournalError
-from nvstreamd.hardware.steps import Bind, Step, from_json, to_json
-from nvstreamd.weights.durable import sync_directory, write_whole
+from nvstreamd.hardware.changes import Bind, Change, from_json, to_json
+from nvstreamd.weights.packed.durable import sync_directory, write_whole
 
 VERSION = 1
 SUFFIX = ".claim"
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What a function was like before it was claimed, and has to be again."""
+    """The state that a function was in before it was claimed, and has to be in again."""
 
     driver: str
     driver_override: str
@@ -41,26 +42,26 @@ class Before:
 
 @dataclass(slots=True)
 class Record:
-    """A claim on the disk: `begun` steps, from the first on, may have changed something; `complete` when all have."""
+    """A claim on the disk. The first `begun` changes may have been made, the first `done` have been."""
 
     address: PciAddress
     serial: str
     boot_id: str
     before: Before
-    steps: tuple[Step, ...]
+    changes: tuple[Change, ...]
     begun: int = 0
     done: int = 0
     path: Path = field(default_factory=Path)
 
     @property
     def complete(self) -> bool:
-        """Whether the claim was made in full."""
-        return self.done == len(self.steps)
+        """True when the claim was made in full."""
+        return self.done == len(self.changes)
 
     @property
     def driver(self) -> str:
         """The driver that the function is given to; "" when it is to none."""
-        return next((step.driver for step in self.steps if isinstance(step, Bind)), "")
+        return next((change.driver for change in self.changes if isinstance(change, Bind)), "")
 
 
 class Journal:
@@ -85,26 +86,26 @@ class Journal:
             yield
 
     def create(self, record: Record) -> None:
-        """Puts a claim on the disk, before its first step. Raises JournalError."""
+        """Puts a claim on the disk, before its first change. Raises JournalError."""
         record.path = self.directory / f"{record.address}-{UNSAFE.sub('_', record.serial)}{SUFFIX}"
         if record.path.exists():
             raise JournalError(f"{record.path}: this drive is claimed already", "release it: `nvstreamd release`")
         header = {"version": VERSION, "address": str(record.address), "serial": record.serial,
                   "boot_id": record.boot_id, "driver": record.before.driver,
                   "driver_override": record.before.driver_override, "power": record.before.power,
-                  "steps": [to_json(step) for step in record.steps]}
+                  "steps": [to_json(change) for change in record.changes]}
         with _named(record.path):
             write_whole(record.path, json.dumps(header).encode() + b"\n")
 
-    def begin(self, record: Record, step: int) -> None:
-        """Notes that a step is about to be applied."""
-        self.append(record.path, {"begin": step})
-        record.begun = max(record.begun, step + 1)
+    def begin(self, record: Record, change: int) -> None:
+        """Notes that a change is about to be applied."""
+        self.append(record.path, {"begin": change})
+        record.begun = max(record.begun, change + 1)
 
-    def finish(self, record: Record, step: int) -> None:
-        """Notes that a step was applied."""
-        self.append(record.path, {"done": step})
-        record.done = max(record.done, step + 1)
+    def finish(self, record: Record, change: int) -> None:
+        """Notes that a change was applied."""
+        self.append(record.path, {"done": change})
+        record.done = max(record.done, change + 1)
 
     def append(self, path: Path, line: dict[str, Any]) -> None:
         """One line, on the disk when this returns. Raises JournalError, and what it announces must not happen."""
@@ -165,7 +166,7 @@ def read(path: Path) -> Record:
             raise ValueError(f"it is of version {header['version']}")
         before = Before(str(header["driver"]), str(header["driver_override"]), str(header["power"]))
         record = Record(PciAddress.parse(header["address"]), str(header["serial"]), str(header["boot_id"]), before,
-                        tuple(from_json(step) for step in header["steps"]), path=path)
+                        tuple(from_json(change) for change in header["steps"]), path=path)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         hint = "look at it, bring the drive back by hand (driver_override, bind), then delete it"
         raise JournalError(f"{path}: this claim cannot be read: {error}", hint) from error

@@ -31,58 +31,58 @@ class Recorder(System):
 
     @property
     def tree(self) -> str:
-        """What was noted, by path."""
+        """The notes so far, a line each, sorted by path."""
         return "".join(f"{path}\t{content}\n" for path, content in sorted(self._lines.items()))
 
     def read(self, path: str) -> str | None:
-        """See System."""
+        """A file's text, noted; None, and no note, when it cannot be read."""
         text = self._system.read(path)
         if text is not None:
             self._lines[path] = escape(text.encode())
         return text
 
     def read_bytes(self, path: str) -> bytes | None:
-        """See System."""
+        """A file's bytes, noted; None, and no note, when they cannot be read."""
         content = self._system.read_bytes(path)
         if content is not None:
             self._lines[path] = escape(content)
         return content
 
     def link(self, path: str) -> str | None:
-        """See System."""
+        """The last part of a link's target, noted; None, and no note, when there is none."""
         target = self._system.link(path)
         if target is not None:
             self._lines[path] = f"{LINK}{target}"
         return target
 
     def names(self, path: str) -> list[str]:
-        """See System."""
+        """A directory's names, sorted; each is noted as a path that is there."""
         found = self._system.names(path)
         for name in found:
             self._lines.setdefault(f"{path}/{name}", PRESENT)
         return found
 
     def exists(self, path: str) -> bool:
-        """See System."""
+        """True when there is such a path, which then is noted."""
         found = self._system.exists(path)
         if found:
             self._lines.setdefault(path, PRESENT)
         return found
 
     def is_held(self, device: str) -> bool | None:
-        """See System."""
+        """True when the kernel has the device in use, None when it cannot be asked; the answer is noted either way."""
         held = self._system.is_held(device)
         self._lines[f"{ANSWERS}/held/{device}"] = str(held)
         return held
 
     def run(self, *command: str) -> Ran:
-        """See System."""
+        """Runs the program and notes its status and output, also when it failed."""
         ran = self._system.run(*command)
         self._lines[answer_of(*command)] = escape(f"{ran.status}\n{ran.output}".encode())
         return ran
 
     def write(self, path: str, text: str) -> None:
-        """See System. Never done."""
+        """Raises PermissionError, always: a machine that is recorded is not changed."""
         raise PermissionError(f"{path}: a machine that is recorded is not changed")
 
 

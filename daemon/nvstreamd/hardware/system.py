@@ -51,14 +51,14 @@ class System:
             return None
 
     def names(self, path: str) -> list[str]:
-        """What a directory holds, sorted; nothing when it is not there."""
+        """The names in a directory, sorted; none when it is not there."""
         try:
             return sorted(os.listdir(self.root / path))
         except OSError:
             return []
 
     def exists(self, path: str) -> bool:
-        """Whether there is such a path."""
+        """True when there is such a path."""
         return os.path.exists(self.root / path)
 
     def write(self, path: str, text: str) -> None:
@@ -70,7 +70,7 @@ class System:
             os.close(fd)
 
     def is_held(self, device: str) -> bool | None:
-        """Whether the kernel has a block device in use: mounted anywhere, in an array, as swap (open(2), O_EXCL).
+        """True while the kernel has a block device in use: mounted anywhere, in an array, as swap (open(2), O_EXCL).
 
         None when it cannot be asked.
         """
@@ -85,7 +85,7 @@ class System:
         return os.open(self.root / "dev" / device, flags)
 
     def is_open(self, path: str) -> bool:
-        """Whether a process has a device node open that only one may have."""
+        """True while a process has a device node open that only one may have."""
         try:
             os.close(os.open(self.root / path, os.O_RDWR | os.O_CLOEXEC))
         except OSError as error:
@@ -93,7 +93,7 @@ class System:
         return False
 
     def uevents(self) -> Uevents:
-        """What the kernel says from now on. Raises HardwareError where that cannot be heard."""
+        """The kernel's events from now on. Raises HardwareError where they cannot be heard."""
         return NetlinkUevents()
 
     def run(self, *command: str) -> Ran:

@@ -14,17 +14,20 @@ from nvstreamd.errors import HardwareError
 
 
 class Uevents(Protocol):
-    """What the kernel says while it runs."""
+    """The kernel's events, as it tells them while it runs."""
 
     def fileno(self) -> int:
         """A descriptor that is readable when it has said something."""
 
     def disk_came(self) -> bool:
-        """Takes all that it has said. Whether a disk of an NVMe drive came, or may have."""
+        """Takes all that it has said. True when a disk of an NVMe drive came, or may have."""
 
 
 class NetlinkUevents:
-    """See Uevents. It hears from when it is made until it is dropped. Raises HardwareError where it cannot."""
+    """The kernel's uevents of block devices, heard from when this is made until it is dropped.
+
+    Raises HardwareError where they cannot be heard.
+    """
 
     def __init__(self) -> None:
         try:
@@ -39,11 +42,11 @@ class NetlinkUevents:
                                 "install libudev1; a service needs RestrictAddressFamilies=AF_NETLINK") from error
 
     def fileno(self) -> int:
-        """See Uevents."""
+        """The netlink socket's descriptor, readable when there is an event."""
         return int(self._monitor.fileno())
 
     def disk_came(self) -> bool:
-        """See Uevents."""
+        """Takes all events that wait. True when a disk of an NVMe drive was added, or events were lost."""
         came = False
         try:
             while (device := self._monitor.poll(timeout=0)) is not None:

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import struct
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from nvstreamd.errors import KernelError
+from nvstreamd.kernels.cpu_structs import ABI, CpuPass, CpuStep, CpuVisit
 
 LIBRARY = Path(__file__).parent / "_cpu.so"
-ABI = 2
-
-# struct Linear and its three struct Matrix, struct Attend, struct Step, struct Pass, struct Span: cpu/shapes.h.
-_LINEAR, _ATTEND = "QQqqfiq" + "QqqQqQ" * 3, "12Q4qfi"
-LINEAR = struct.Struct(f"<{_LINEAR}")
-STEP = struct.Struct(f"<q{_LINEAR}{_ATTEND}")
-PASS = struct.Struct("<2q4Q")
-SPAN = struct.Struct("<4q")
-NO_LINEAR, NO_ATTEND = (0,) * 25, (0,) * 18
-STORE, ADD, GATED = range(3)
-
 
 @dataclass(frozen=True, slots=True)
 class InstructionSet:
@@ -30,6 +20,15 @@ class InstructionSet:
     number: int
     name: str
     usable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CpuSteps:
+    """`count` struct CpuSteps at `address`, which `block` keeps alive."""
+
+    address: int
+    count: int
+    block: object
 
 
 class CpuLibrary:
@@ -44,19 +43,19 @@ class CpuLibrary:
         self._declare()
 
     def _declare(self) -> None:
-        pointer, whole, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+        pointer, whole = ctypes.c_void_p, ctypes.c_int64
         dll = self._dll
         dll.nv_kernel_name.restype = ctypes.c_char_p
         dll.nv_open.restype = pointer
         dll.nv_close.argtypes = [pointer]
-        dll.nv_linear.argtypes = [pointer, pointer]
-        dll.nv_run.argtypes = [pointer, pointer, whole, pointer]
-        dll.nv_linear.restype = dll.nv_run.restype = ctypes.c_char_p
-        dll.nv_norm.argtypes = [pointer, pointer, pointer, whole, whole, real, pointer]
-        dll.nv_norm.restype = None
-        dll.nv_finite.argtypes = [pointer, whole]
+        dll.nv_check.argtypes = [pointer, whole]
+        dll.nv_run.argtypes = [pointer, pointer, whole, whole, pointer, pointer]
+        dll.nv_experts.argtypes = [pointer, pointer, whole, pointer]
+        dll.nv_check.restype = dll.nv_run.restype = dll.nv_experts.restype = ctypes.c_char_p
+        dll.nv_angles.argtypes = [pointer, whole, ctypes.c_double, pointer, whole, pointer, pointer]
+        dll.nv_angles.restype = None
         dll.nv_read.argtypes = [pointer, pointer, whole]
-        dll.nv_read.restype = real
+        dll.nv_read.restype = ctypes.c_float
 
     def instruction_sets(self) -> list[InstructionSet]:
         """All that were built, the best first."""
@@ -77,7 +76,6 @@ class CpuContext:
         self.threads = max(1, threads)
         self._dll = library._dll
         self._handle = 0
-        self._linear = ctypes.create_string_buffer(LINEAR.size)
 
     def open(self, stack: ExitStack) -> None:
         """Starts the threads; `stack` stops them."""
@@ -91,22 +89,25 @@ class CpuContext:
         handle, self._handle = self._handle, 0
         self._dll.nv_close(handle)
 
-    def linear(self, *fields: float) -> None:
-        """Runs a struct Linear given field by field."""
-        LINEAR.pack_into(self._linear, 0, *fields)
-        self._check(self._dll.nv_linear(self._handle, self._linear))
+    def check(self, steps: Sequence[CpuStep]) -> CpuSteps:
+        """The steps of a stage, ready to be run. Raises KernelError for what no kernel could do."""
+        block = (CpuStep * len(steps))(*steps)
+        self._check(self._dll.nv_check(block, len(steps)))
+        return CpuSteps(ctypes.addressof(block), len(steps), block)
 
-    def run(self, steps: bytes, over: bytes) -> None:
-        """Runs struct Steps, one after the other, over the rows of a struct Pass."""
-        self._check(self._dll.nv_run(self._handle, steps, len(steps) // STEP.size, over))
+    def run(self, steps: CpuSteps, number: int, weights: int, over: CpuPass) -> None:
+        """Runs the steps of stage `number`, one after the other, over a pass; `weights` is an address."""
+        self._check(self._dll.nv_run(self._handle, steps.address, steps.count, number, weights, ctypes.addressof(over)))
 
-    def norm(self, x: int, weight: int, rows: int, columns: int, epsilon: float, y: int) -> None:
-        """RMSNorm of rows x columns float32 at address x."""
-        self._dll.nv_norm(self._handle, x, weight, rows, columns, epsilon, y)
+    def experts(self, visits: Sequence[CpuVisit], over: CpuPass) -> None:
+        """Runs the experts of a layer, at least one, over rows of a pass."""
+        block = (CpuVisit * len(visits))(*visits)
+        self._check(self._dll.nv_experts(self._handle, block, len(visits), ctypes.addressof(over)))
 
-    def finite(self, x: int, count: int) -> bool:
-        """Whether `count` float32 at address x are neither NaN nor infinite."""
-        return bool(self._dll.nv_finite(x, count))
+    def angles(self, frequencies: int, pairs: int, magnitude: float, positions: int, rows: int, cos: int, sin: int
+               ) -> None:
+        """cos and sin [rows, pairs] float32 at their addresses, of positions times frequencies, times `magnitude`."""
+        self._dll.nv_angles(frequencies, pairs, magnitude, positions, rows, cos, sin)
 
     def read(self, data: int, nbytes: int) -> None:
         """Reads memory with all threads, as fast as it comes: what a product can reach at most."""

@@ -1,58 +1,22 @@
-"""How does the torch reference attend, so that a row's bits depend on its own past alone?
-
-Keys come in pages of fixed size; every product has the shape (query tile) x (page). Page sums are added in a binary
-tree padded with zeros, so that a longer table of pages, masked away, changes no bit.
-"""
+"""How does torch attend, to the bit of kernels/ARITHMETIC.md, section 5? Chunks beside each other, pages in order."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from nvstreamd.kernels.batch import PAGE_TOKENS, Batch, Cache, Floats, Heads, Span
-from nvstreamd.kernels.workers import Workers
+from nvstreamd.kernels.rows import PAGE_TOKENS
+from nvstreamd.kernels.torch_arithmetic import exponential, fma, fold
 
-QUERY_TILE = 8
+CHUNK_TOKENS = 256
 FLOAT16_MAX = 65504.0
 
 
-def tree_sum(parts: torch.Tensor) -> torch.Tensor:
-    """Sum over the first dimension, in an order that trailing zeros do not change."""
-    count = parts.shape[0]
-    full = 1 << (count - 1).bit_length()
-    if full != count:
-        parts = torch.cat((parts, parts.new_zeros(full - count, *parts.shape[1:])))
-    while parts.shape[0] > 1:
-        parts = parts[0::2] + parts[1::2]
-    return parts[0]
-
-
-def attend_tile(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Causal attention of one tile of one sequence.
-
-    q [QUERY_TILE, heads, dim] float32; keys [pages, kv_heads, dim, PAGE_TOKENS] and values [pages, kv_heads,
-    PAGE_TOKENS, dim] float16, token t of the sequence at page t // PAGE_TOKENS; positions [QUERY_TILE] int64, each the
-    last token that row may see. Returns [QUERY_TILE, heads * dim] float32.
-    """
-    pages, kv_heads, dim, _ = keys.shape
-    group = q.shape[1] // kv_heads
-    rows = q.view(QUERY_TILE, kv_heads, group, dim).transpose(0, 1).reshape(1, kv_heads, QUERY_TILE * group, dim)
-    rows = (rows / math.sqrt(dim)).expand(pages, -1, -1, -1)
-    scores = torch.matmul(rows, keys.to(torch.float32))
-    tokens = torch.arange(pages * PAGE_TOKENS).view(pages, 1, 1, PAGE_TOKENS)
-    unseen = tokens > positions.repeat_interleave(group).view(1, 1, -1, 1)
-    scores.masked_fill_(unseen, -math.inf)
-    weights = scores.sub_(scores.amax((0, 3), keepdim=True)).exp_()
-    mixed = tree_sum(torch.matmul(weights, values.to(torch.float32)))
-    total = tree_sum(weights.sum(-1))
-    out = mixed / total[..., None]
-    return out.view(kv_heads, QUERY_TILE, group, dim).transpose(0, 1).reshape(QUERY_TILE, -1)
-
-
-def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
-    """x [rows, heads, dim] turned by the angles of its row, pairwise (RoFormer, section 3.2)."""
+def turn(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Tensor:
+    """x [rows, heads, dim] turned by the angles [rows, dim / 2] of its row, pair by pair."""
     shape = (*x.shape[:-1], -1, 2) if interleaved else (*x.shape[:-1], 2, -1)
     axis = -1 if interleaved else -2
     a, b = x.reshape(shape).unbind(axis)
@@ -60,48 +24,76 @@ def rope(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: boo
     return torch.stack((a * cos - b * sin, a * sin + b * cos), axis).view(x.shape)
 
 
-def norm_heads(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """RMSNorm of each head of x [rows, heads, dim]."""
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True).add_(epsilon)) * weight
+def to_half(x: Tensor) -> Tensor:
+    """Rounded to binary16, having been limited to what it holds."""
+    return x.clamp(-FLOAT16_MAX, FLOAT16_MAX).to(torch.float16)
 
 
-class TorchAttention:
-    """The attention of one pass; rows beyond the batch's spans are padding and come back as zeros."""
+@dataclass(slots=True)
+class _Found:
+    """The findings of rows: the largest score and the sum of weights [..., rows, heads], values mixed [..., dim]."""
 
-    def __init__(self, workers: Workers, heads: Heads, cache: Cache, batch: Batch) -> None:
-        self.workers = workers
-        self.heads = heads
-        self.keys, self.values = torch.from_numpy(cache.keys), torch.from_numpy(cache.values)
-        self.cos, self.sin = torch.from_numpy(batch.cos), torch.from_numpy(batch.sin)
-        self.tiles = [
-            Span(span.first + done, min(QUERY_TILE, span.count - done), span.begin + done, span.pages)
-            for span in batch.spans
-            for done in range(0, span.count, QUERY_TILE)
-        ]
-        tokens = [(span.pages[t // PAGE_TOKENS], t % PAGE_TOKENS)
-                  for span in batch.spans for t in range(span.begin, span.begin + span.count)]
-        self.used = len(tokens)
-        self.pages, self.slots = torch.tensor(tokens).unbind(1)
+    most: Tensor
+    total: Tensor
+    mixed: Tensor
 
-    def attend(self, layer: int, qkv: Sequence[Floats], norms: Sequence[Floats]) -> Floats:
-        """See architectures.ops.Attention."""
-        shape, rows = self.heads, qkv[0].shape[0]
-        q, k, v = (torch.from_numpy(part).view(rows, -1, shape.dim) for part in qkv)
-        if norms:
-            q, k = (norm_heads(x, torch.from_numpy(norm), shape.epsilon) for x, norm in zip((q, k), norms, strict=True))
-        q, k = (rope(x, self.cos, self.sin, shape.interleaved) for x in (q, k))
-        keys, values = self.keys[layer], self.values[layer]
-        keys[self.pages, :, :, self.slots] = k[: self.used].clamp(-FLOAT16_MAX, FLOAT16_MAX).to(torch.float16)
-        values[self.pages, :, self.slots] = v[: self.used].clamp(-FLOAT16_MAX, FLOAT16_MAX).to(torch.float16)
-        out = torch.zeros(rows, shape.queries * shape.dim)
-        self.workers.run(lambda number: self._tile(self.tiles[number], q, keys, values, out), len(self.tiles))
-        return out.numpy()
 
-    def _tile(self, span: Span, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out: torch.Tensor) -> None:
-        pages = torch.tensor(span.pages[: -(-(span.begin + span.count) // PAGE_TOKENS)])
-        rows = slice(span.first, span.first + span.count)
-        own = torch.zeros(QUERY_TILE, *q.shape[1:])
-        own[: span.count] = q[rows]
-        positions = torch.zeros(QUERY_TILE, dtype=torch.int64)
-        positions[: span.count] = torch.arange(span.begin, span.begin + span.count)
-        out[rows] = attend_tile(own, keys[pages], values[pages], positions)[: span.count]
+def attend(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float, window: int | None) -> Tensor:
+    """Attention of rows of one sequence, q [rows, heads, dim] -> the same shape.
+
+    keys and values [tokens, kv heads, dim] float16, from the first token on; each row sees those before `seen` [rows],
+    the last `window` of them alone where that is given. Queries are multiplied by `scale`.
+    """
+    rows, heads, dim = q.shape
+    longest = min(CHUNK_TOKENS, -(-keys.shape[0] // PAGE_TOKENS) * PAGE_TOKENS)
+    q = q * torch.tensor(scale)
+    missing = -keys.shape[0] % CHUNK_TOKENS
+    keys, values = (torch.nn.functional.pad(x.float(), (0, 0, 0, 0, 0, missing)).repeat_interleave(
+        heads // keys.shape[1], 1) for x in (keys, values))
+    scores = torch.zeros(keys.shape[0], rows, heads)
+    for i in range(dim):
+        scores = fma(q[..., i], keys[:, None, :, i], scores)
+    tokens = torch.arange(keys.shape[0])[:, None]
+    hidden = (tokens >= seen) | (tokens < seen - (window or keys.shape[0]))
+    scores.masked_fill_(hidden[..., None], -math.inf)
+    chunks = _chunks(longest, *(x.reshape(-1, CHUNK_TOKENS, *x.shape[1:]) for x in (scores, values)))
+    return _join(chunks)
+
+
+def _chunks(longest: int, scores: Tensor, values: Tensor) -> _Found:
+    """Each chunk for itself, up to its token `longest`.
+
+    scores [chunks, 256, rows, heads], values [chunks, 256, heads, dim].
+    """
+    chunks, _, rows, heads = scores.shape
+    found = _Found(torch.full((chunks, rows, heads), -math.inf), torch.zeros(chunks, rows, heads),
+                   torch.zeros(chunks, rows, heads, values.shape[-1]))
+    for page in range(0, longest, PAGE_TOKENS):
+        own, its = scores[:, page : page + PAGE_TOKENS], values[:, page : page + PAGE_TOKENS]
+        seen = own > -math.inf
+        some = seen.any(1)
+        new = torch.maximum(found.most, own.amax(1))
+        weights = exponential(own - new[:, None]).where(seen, 0)
+        shrink = exponential(found.most - new)
+        total = found.total * shrink + fold(weights.movedim(1, -1))
+        mixed = found.mixed.where((found.most == new)[..., None], found.mixed * shrink[..., None])
+        for token in range(PAGE_TOKENS):
+            more = fma(weights[:, token, :, :, None], its[:, token, None], mixed)
+            mixed = more.where(seen[:, token, :, :, None], mixed)
+        # A page of which nothing is seen leaves everything as it was.
+        found = _Found(new, total.where(some, found.total), mixed.where(some[..., None], found.mixed))
+    return found
+
+
+def _join(chunks: _Found) -> Tensor:
+    """The chunks that each row sees, joined in order; the quotient."""
+    most, total, mixed = chunks.most[0], chunks.total[0], chunks.mixed[0]
+    for own, its_total, its_mixed in zip(chunks.most[1:], chunks.total[1:], chunks.mixed[1:], strict=True):
+        some, first = own > -math.inf, most == -math.inf
+        new = torch.maximum(most, own)
+        kept, taken = exponential(most - new), exponential(own - new)
+        total = its_total.where(first, fma(its_total, taken, total * kept)).where(some, total)
+        joined = its_mixed.where(first[..., None], fma(its_mixed, taken[..., None], mixed * kept[..., None]))
+        mixed = joined.where(some[..., None], mixed)
+        most = new
+    return mixed / total[..., None]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from nvstreamd.config import Config, QuotaConfig
 from nvstreamd.errors import QuotaExceeded
+from nvstreamd.supervisor.commands import Terms
 from nvstreamd.supervisor.meter import Meter
 from nvstreamd.supervisor.pools import Pool
 from nvstreamd.supervisor.quotas import Quotas
-from nvstreamd.wire.engine_pb2 import Run
 
 SEED_BITS = 63
 BATCH = "batch"
@@ -19,8 +19,9 @@ BATCH = "batch"
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A request that was let in. `charge` counts tokens, `release` gives its place back, once."""
+    """A request that was let in, on `terms`. `charge` counts tokens, `release` gives its place back, once."""
 
+    terms: Terms
     charge: Callable[[int], None]
     release: Callable[[], None]
 
@@ -36,7 +37,7 @@ class Admission:
         self._requests: dict[int, int] = {}
 
     def quota(self, uid: int, gid: int | None) -> QuotaConfig:
-        """What a user may have."""
+        """The quota of a user."""
         return self.quotas.of(uid, gid)
 
     @property
@@ -48,8 +49,8 @@ class Admission:
         """How many requests of a user are open."""
         return self._requests.get(uid, 0)
 
-    def admit(self, run: Run, model: str, uid: int, gid: int | None) -> Ticket:
-        """Lets a request in and writes into it which share it uses, that of `uid`. Raises QuotaExceeded."""
+    def admit(self, model: str, uid: int, gid: int | None) -> Ticket:
+        """Lets a request in, and says on which terms: it uses the share of `uid`. Raises QuotaExceeded."""
         quota = self.quota(uid, gid)
         if quota.requests is not None and self.requests(uid) >= quota.requests:
             raise QuotaExceeded(f"{self.requests(uid)} requests of yours are open, {quota.requests} may be",
@@ -58,11 +59,9 @@ class Admission:
         places = self._places.setdefault(model, Pool(f"requests for {model}", self._alone, "try again later"))
         give_back = places.take(uid)
         self._requests[uid] = self.requests(uid) + 1
-        run.share, run.weight, run.batch = uid, quota.weight, quota.priority == BATCH
-        run.longest_context = quota.longest_context or 0
-        # Chosen here, so that a replay in another engine draws the same tokens.
-        if not run.options.sampling.HasField("seed"):
-            run.options.sampling.seed = secrets.randbits(SEED_BITS)
+        # The seed is chosen here, so that a replay in another engine draws the same tokens.
+        terms = Terms(uid, quota.weight, quota.priority == BATCH, quota.longest_context or 0,
+                      secrets.randbits(SEED_BITS))
 
         def release() -> None:
             give_back()
@@ -70,4 +69,4 @@ class Admission:
             if left:
                 self._requests[uid] = left
 
-        return Ticket(lambda tokens: self.meter.charge(uid, tokens, quota), release)
+        return Ticket(terms, lambda tokens: self.meter.charge(uid, tokens, quota), release)

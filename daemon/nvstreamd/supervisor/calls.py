@@ -6,12 +6,21 @@ import asyncio
 from collections.abc import Callable, Iterator
 from time import monotonic
 
-from nvstream.v1 import inference_pb2 as public
-from nvstreamd.errors import NvstreamError, ProtocolError, from_wire
-from nvstreamd.supervisor.reports import SERVING
+from nvstreamd.errors import NvstreamError, ProtocolError
+from nvstreamd.supervisor.commands import Encode, EncodeOrder, Order, Run, RunOrder
+from nvstreamd.supervisor.events import Phase
+from nvstreamd.supervisor.reports import (
+    NAMES,
+    Encoded,
+    Ended,
+    Failure,
+    Prefilled,
+    Queued,
+    Report,
+    Tokens,
+)
 from nvstreamd.supervisor.stream import Encoding, Stream
-from nvstreamd.supervisor.suspicion import PATIENCE_SECONDS, Poison, Record, poisoned
-from nvstreamd.wire.engine_pb2 import Encode, Failure, FromEngine, Run, ToEngine
+from nvstreamd.supervisor.suspicion import PATIENCE_SECONDS, CallRecord, Poison, poisoned
 
 
 class Calls:
@@ -25,22 +34,22 @@ class Calls:
         self._chunk = chunk
         self.streams: dict[int, Stream] = {}
         self._encodings: dict[int, Encoding] = {}
-        self._records: dict[int, Record] = {}
+        self._records: dict[int, CallRecord] = {}
         self._at_engine: set[int] = set()
         self._poison = Poison()
         self._leave = leave
-        self._next_id = 1
+        self._next_number = 1
 
-    def open(self, run: Run, charge: Callable[[int], None]) -> Stream:
-        """A stream for a request, which gets its number; `charge` counts its tokens. Raises PoisonedRequest."""
-        record = self._record(run)
-        run.id = self._take_id()
-        self._records[run.id] = record
-        self.streams[run.id] = stream = Stream(run, charge)
+    def open(self, order: RunOrder, charge: Callable[[int], None]) -> Stream:
+        """Makes the stream of a request and numbers it; `charge` counts the tokens. Raises PoisonedRequest."""
+        record = self._record(order)
+        stream = Stream(self._take_number(), order, charge)
+        self._records[stream.number] = record
+        self.streams[stream.number] = stream
         return stream
 
     def close(self, number: int) -> bool:
-        """Forgets a call; whether an engine has to be told that nobody waits for it."""
+        """Forgets a call. Returns True when the engine has it and must be told that nobody waits for it."""
         self.streams.pop(number, None)
         self._encodings.pop(number, None)
         self._records.pop(number, None)
@@ -48,16 +57,16 @@ class Calls:
         self._at_engine.discard(number)
         return was_there
 
-    def open_encoding(self, call: Encode) -> Encoding:
-        """One for a text, which gets its number. Raises PoisonedRequest."""
-        record = self._record(call)
-        call.id = self._take_id()
-        self._records[call.id] = record
-        self._encodings[call.id] = encoding = Encoding(call, asyncio.get_running_loop().create_future())
+    def open_encoding(self, order: EncodeOrder) -> Encoding:
+        """Makes the answer that a text to encode will get, and numbers it. Raises PoisonedRequest."""
+        record = self._record(order)
+        encoding = Encoding(self._take_number(), order, asyncio.get_running_loop().create_future())
+        self._records[encoding.number] = record
+        self._encodings[encoding.number] = encoding
         return encoding
 
-    def to_hand_over(self) -> Iterator[ToEngine]:
-        """What the engine has to be told now. A suspect comes when the engine has nothing else, and then is alone."""
+    def to_hand_over(self) -> Iterator[Run | Encode]:
+        """The commands that the engine gets now. That of a suspect comes alone, when the engine has nothing else."""
         if self._alone() is not None:
             return
         suspects = []
@@ -70,7 +79,7 @@ class Calls:
             yield self._hand_over(suspects[0])
 
     def engine_lost(self, by_itself: bool) -> None:
-        """Notes that an engine died: of `itself`, or because somebody wanted that."""
+        """Notes that the engine died: `by_itself`, or because somebody ended it."""
         alone = self._alone()
         if by_itself:
             for number in self._at_engine:
@@ -84,7 +93,7 @@ class Calls:
             record.since = now
 
     def give_up_suspects(self) -> None:
-        """Fails suspects that waited too long for an engine without other calls: those are not to wait for them."""
+        """Fails suspects that waited too long for an engine without other calls. Other calls never wait for them."""
         now = monotonic()
         for number in list(self._waiting()):
             record = self._records[number]
@@ -94,54 +103,50 @@ class Calls:
 
     @property
     def anything_to_hand_over(self) -> bool:
-        """Whether a call waits for an engine to take it."""
+        """True while a call waits for an engine to take it."""
         return len(self._records) > len(self._at_engine)
 
     def recovering(self) -> None:
         """Tells clients that another engine goes on for them."""
         for stream in list(self.streams.values()):
-            stream.progress(public.PHASE_RECOVERING, len(stream.run.sent_token_ids))
+            stream.progress(Phase.RECOVERING, len(stream.sent))
 
     def fail_all(self, error: NvstreamError) -> None:
         """Ends all with an error."""
         for number in list(self._records):
             self._fail(number, error)
 
-    def take(self, report: FromEngine) -> None:
+    def take(self, report: Report) -> None:
         """Hands a report of one of them to whoever waits for it; of one that was left nobody waits.
 
         Raises the NvstreamError of a failure of all, or ProtocolError for a report that fits no call.
         """
-        kind = report.WhichOneof("report")
-        if kind not in SERVING:
-            raise ProtocolError(f"{kind} while it serves")
-        if kind == "encoded":
-            if report.encoded.id in self.streams:
-                raise ProtocolError(f"{kind} for a stream")
-            encoding = self._encodings.get(report.encoded.id)
-            if encoding is not None:
-                encoding.succeed(report.encoded)
-                self.close(report.encoded.id)
-        elif kind == "failure":
-            self._take_failure(report.failure)
-        elif kind in ("queued", "prefilled", "tokens", "ended"):
-            number = getattr(report, kind).id
-            if number in self._encodings:
-                raise ProtocolError(f"{kind} for a text")
-            stream = self.streams.get(number)
-            if stream is not None and not self._take_event(stream, self._records[number], report, kind):
-                self.close(number)
-                self._leave(number)
+        match report:
+            case Tokens() | Prefilled() | Queued() | Ended():
+                if report.number in self._encodings:
+                    raise ProtocolError(f"{NAMES[type(report)]} for a text")
+                stream = self.streams.get(report.number)
+                if stream is not None and not self._take_event(stream, self._records[report.number], report):
+                    self.close(report.number)
+                    self._leave(report.number)
+            case Encoded():
+                self._take_encoded(report)
+            case Failure(number=0):
+                raise report.error
+            case Failure():
+                self._fail(report.number, report.error)
+            case _:
+                raise ProtocolError(f"{NAMES[type(report)]} while it serves")
 
-    def _record(self, call: Run | Encode) -> Record:
+    def _record(self, order: Order) -> CallRecord:
         """The record of a new call; one that is a suspect already waits from now on."""
-        record = self._poison.record(call)
+        record = self._poison.record(order)
         record.since = monotonic() if record.is_suspect else None
         return record
 
-    def _take_id(self) -> int:
-        self._next_id += 1
-        return self._next_id
+    def _take_number(self) -> int:
+        self._next_number += 1
+        return self._next_number
 
     def _waiting(self) -> Iterator[int]:
         return (number for number in self._records if number not in self._at_engine)
@@ -150,10 +155,9 @@ class Calls:
         """The suspect that is tried at the moment."""
         return next((number for number in self._at_engine if self._records[number].is_suspect), None)
 
-    def _hand_over(self, number: int) -> ToEngine:
+    def _hand_over(self, number: int) -> Run | Encode:
         self._at_engine.add(number)
-        stream = self.streams.get(number)
-        return ToEngine(encode=self._encodings[number].call) if stream is None else ToEngine(run=stream.run)
+        return (self.streams.get(number) or self._encodings[number]).command
 
     def _fail(self, number: int, error: NvstreamError) -> None:
         ended = self.streams.get(number) or self._encodings.get(number)
@@ -161,24 +165,27 @@ class Calls:
         if ended is not None:
             ended.fail(error)
 
-    def _take_failure(self, failure: Failure) -> None:
-        error = from_wire(failure.status, failure.message, failure.hint, failure.field)
-        if failure.id == 0:
-            raise error
-        self._fail(failure.id, error)
+    def _take_encoded(self, encoded: Encoded) -> None:
+        if encoded.number in self.streams:
+            raise ProtocolError(f"{NAMES[Encoded]} for a stream")
+        encoding = self._encodings.get(encoded.number)
+        if encoding is not None:
+            encoding.succeed(encoded)
+            self.close(encoded.number)
 
-    def _take_event(self, stream: Stream, record: Record, report: FromEngine, kind: str) -> bool:
+    def _take_event(self, stream: Stream, record: CallRecord, report: Queued | Prefilled | Tokens | Ended) -> bool:
         """False when the client does not read."""
-        if kind == "queued":
-            record.waits = report.queued.position > 0
-            return stream.queued(f"{self.name}-{stream.run.id}", report.queued)
-        record.waits = False
-        if kind == "prefilled":
-            record.prefilled_to(report.prefilled.done, self._chunk)
-            return stream.progress(public.PHASE_PREFILL, report.prefilled.done, report.prefilled.total)
-        if kind == "tokens":
-            record.generated()
-            return stream.deliver(report.tokens.delta)
-        stream.finish(report.ended.finished)
-        self.close(report.ended.id)
-        return True
+        record.waits = isinstance(report, Queued) and report.position > 0
+        match report:
+            case Tokens():
+                record.generated()
+                return stream.deliver(report.delta)
+            case Queued():
+                return stream.queued(f"{self.name}-{stream.number}", report)
+            case Prefilled():
+                record.prefilled_to(report.done, self._chunk)
+                return stream.progress(Phase.PREFILL, report.done, report.total)
+            case Ended():
+                stream.finish(report.finished)
+                self.close(report.number)
+                return True

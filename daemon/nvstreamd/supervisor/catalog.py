@@ -8,23 +8,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from nvstream.v1 import models_pb2 as models
 from nvstreamd.config import Config, ModelConfig
-from nvstreamd.errors import BudgetTooSmall, Draining, InvalidRequest, ModelBusy, ModelNotReady, NotFound, NvstreamError
+from nvstreamd.errors import Draining, InvalidRequest, ModelBusy, ModelNotReady, NotFound, NvstreamError
+from nvstreamd.supervisor.budget import allowance
+from nvstreamd.supervisor.commands import Settings
+from nvstreamd.supervisor.deployment import LoadOrder
 from nvstreamd.supervisor.descriptions import Descriptions
 from nvstreamd.supervisor.engine_uids import EngineUsers
-from nvstreamd.supervisor.jobs import describe
-from nvstreamd.supervisor.model import LoadOrder, ServedModel
+from nvstreamd.supervisor.errands import describe
+from nvstreamd.supervisor.known import Listed, State
+from nvstreamd.supervisor.model import ServedModel
 from nvstreamd.supervisor.offers import SEARCH_SECONDS, Watched
-from nvstreamd.supervisor.ways import Hardware
+from nvstreamd.supervisor.routes import Hardware
 from nvstreamd.text import places
-from nvstreamd.weights.placement import apart
-from nvstreamd.wire.engine_pb2 import Load
 
 log = logging.getLogger(__name__)
 
 # What an engine has to end by itself when the daemon ends.
 AT_ONCE_SECONDS = 0.5
+
 
 class Catalog:
     """Models by name: configured ones, those in the configured directories, those in the store."""
@@ -60,8 +62,8 @@ class Catalog:
         if served is None:
             await self.path(name)
             raise ModelNotReady(f"model {name} is not loaded", f"administrators load it: nvstream models load {name}")
-        if served.state == models.MODEL_STATE_FAILED:
-            raise ModelNotReady(f"model {name} failed: {served.error}", "load it again once the cause is mended")
+        if served.state == State.FAILED:
+            raise ModelNotReady(f"model {name} failed: {served.entry.error}", "load it again once the cause is mended")
         return served
 
     async def load(self, name: str, budget: int | None, kv_budget: int | None, backend: str | None) -> ServedModel:
@@ -77,7 +79,7 @@ class Catalog:
 
     def _check_not_loaded(self, name: str) -> None:
         current = self.served.get(name)
-        if current is not None and current.state != models.MODEL_STATE_FAILED:
+        if current is not None and current.state != State.FAILED:
             raise ModelBusy(f"model {name} is loaded already", "unload it first", field="model")
 
     def _new(self, name: str, path: Path, budget: int | None, kv_budget: int | None,
@@ -98,7 +100,7 @@ class Catalog:
     async def return_to_drives(self, served: ServedModel) -> None:
         """A drive has come: a model that lacked it goes over to it, a configured one that failed for it is loaded."""
         await served.return_to_drives()
-        if served.state == models.MODEL_STATE_FAILED and served.lacks_drive:
+        if served.state == State.FAILED and served.lacks_drive:
             for model in self.config.models:
                 if self._configured.get(model.name) is served is self.served.get(model.name):
                     await self._load_configured(model)
@@ -136,51 +138,39 @@ class Catalog:
         for served in list(self.served.values()):
             served.tick(now)
 
-    async def model(self, name: str) -> models.Model:
+    async def model(self, name: str) -> Listed:
         """A model with its facts, from its engine or from a look into its file. Raises NvstreamError."""
         served = self.served.get(name)
         if served is not None:
-            return as_message(served)
+            return served.entry.listed
         path = await self.path(name)
-        facts = await self._descriptions.of(path)
-        return models.Model(name=name, path=str(path), state=models.MODEL_STATE_UNLOADED, facts=facts)
+        return Listed(name, path, facts=await self._descriptions.of(path))
 
-    async def all(self) -> list[models.Model]:
+    async def all(self) -> list[Listed]:
         """Every model, loaded ones with their facts."""
         offers = await self.offered.look()
-        loaded = {name: as_message(served) for name, served in self.served.items()}
-        others = {
-            name: models.Model(name=name, path=str(path), state=models.MODEL_STATE_UNLOADED)
-            for name, path in offers.paths.items()
-        }
+        loaded = {name: served.entry.listed for name, served in self.served.items()}
+        others = {name: Listed(name, path) for name, path in offers.paths.items()}
         return [model for _, model in sorted((others | loaded).items())]
 
     def _order(self, name: str, path: Path, budget: int | None, kv_budget: int | None,
                backend: str | None) -> LoadOrder:
-        taken = sum(served.memory for served in self.served.values())
-        left = self.config.memory - taken
-        if (budget or 1) > left:
-            asked, there = apart(budget or 1, max(0, left))
-            raise BudgetTooSmall(f"{asked} are asked for, {there} of `memory` are left",
-                                 "unload a model, ask for less, or raise `memory` in the configuration", field="budget")
+        allowed = allowance(self.config, [served.entry.taken for served in self.served.values()], budget, kv_budget)
         unknown = backend is not None and backend not in self.config.backends
         if unknown:
             raise InvalidRequest(f"backend {str(backend)[:40]!r} is not known",
                                  f"one of {', '.join(self.config.backends)}", field="backend")
-        command = Load(
-            budget=budget or left,
-            kv_budget=kv_budget or self.config.kv_memory,
+        settings = Settings(
+            memory=allowed.memory,
+            budget=allowed.budget,
+            kv_budget=allowed.kv_budget,
             backends=[backend] if backend else self.config.backends,
             kernels=self.config.kernels,
             threads=self.config.threads,
             max_running=self.config.max_running,
-            prefill_chunk=self.config.prefill_chunk,
+            prefill_chunk=self.config.prefill_chunk or 0,
+            latency_seconds=self.config.latency or 0.0,
             max_context=self.config.max_context,
+            vram=self.config.vram or 0,
         )
-        return LoadOrder(name, path, command, self.users, self.config.engine_restarts, self.hardware)
-
-
-def as_message(served: ServedModel) -> models.Model:
-    """A served model as clients see it."""
-    return models.Model(name=served.order.name, path=str(served.order.path), state=served.state, facts=served.facts,
-                        placement=served.placement, error=served.error)
+        return LoadOrder(name, path, settings, self.users, self.config.engine_restarts, self.hardware)

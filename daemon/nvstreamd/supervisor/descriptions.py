@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from nvstream.v1.models_pb2 import ModelFacts
 from nvstreamd.errors import DeadlinePassed, NotFound, NvstreamError, from_wire
+from nvstreamd.supervisor.known import ModelFacts
 
 # Each is a process of some 100 MiB.
 MOST_AT_ONCE = 2
@@ -28,7 +28,7 @@ Key = tuple[str, int, int, int]
 
 
 class Descriptions:
-    """Facts by file. `look` looks into one; its facts hold until the file changes, its refusals for a while.
+    """ModelFacts by file. `look` looks into one; its facts hold until the file changes, its refusals for a while.
 
     Of a link, or a packed model, nothing is kept: what they lead to has rights of its own, which may change.
     """

@@ -4,8 +4,9 @@ A user's processes may end each other. So a range of uids that are nobody's (`en
 their group is `engine_user`'s. Imports run as `engine_user` itself: the store belongs to it.
 
 Nothing outlives a loan. An engine that was taken over may have left a process behind, and so may an earlier daemon that
-was killed: everything that runs under a uid is ended before it is lent, and again when it comes back. The first uid of
-the range is never lent: who ends the others is that, because they could end one of their own first.
+was killed. So everything that runs under a uid is ended before the uid is lent, and again when it comes back. The first
+uid of the range is never lent: the process that ends the others runs under it. Under their own uid they could end that
+process first.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Identity(TypedDict, total=False):
 
 
 class Task(Enum):
-    """What an engine is started for."""
+    """The task that an engine is started for."""
 
     SERVE = auto()
     DESCRIBE = auto()
@@ -108,11 +109,11 @@ class EngineUsers:
 
     @property
     def are_root(self) -> bool:
-        """Whether an engine may do anything."""
+        """True when an engine may do anything."""
         return os.getuid() == 0 and self.user is None
 
     def notes(self) -> list[str]:
-        """What is to be known of whom engines run as, for `status`."""
+        """All that is to be known of whom engines run as, for `status`."""
         if os.getuid():
             return []
         if self.are_root:
@@ -152,7 +153,7 @@ class EngineUsers:
         return free.popleft()
 
     def give_back(self, loan: Loan) -> None:
-        """Of an engine that was not started."""
+        """Takes back the loan of an engine that was not started."""
         if loan.uid is not None:
             self._free[loan.task].append(loan.uid)
         if self._uids is not None and loan.task is Task.DESCRIBE:

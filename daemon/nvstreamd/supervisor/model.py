@@ -10,22 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
-from nvstream.v1 import inference_pb2 as public
-from nvstream.v1 import models_pb2 as models
+from nvstreamd import message_ids
 from nvstreamd.errors import DriveMissing, EngineLost, EnginePaused, ModelNotReady, NvstreamError, unexpected
 from nvstreamd.supervisor.calls import Calls
-from nvstreamd.supervisor.engine_uids import EngineUsers
-from nvstreamd.supervisor.lane import Lane
+from nvstreamd.supervisor.commands import Cancel, EncodeOrder, RunOrder
+from nvstreamd.supervisor.deployment import Deployment, LoadOrder
+from nvstreamd.supervisor.entry import Entry
+from nvstreamd.supervisor.events import Phase
+from nvstreamd.supervisor.known import State
 from nvstreamd.supervisor.process import END_SECONDS
 from nvstreamd.supervisor.recovery import Recovery
+from nvstreamd.supervisor.reports import NAMES, Encoded, Loaded, Report, Stats, Tokens
 from nvstreamd.supervisor.stream import Stream
+from nvstreamd.supervisor.suspicion import MOST_CHUNK
 from nvstreamd.supervisor.watch import Stall
-from nvstreamd.supervisor.ways import Hardware
 from nvstreamd.text import places
-from nvstreamd.wire.engine_pb2 import Cancel, Encode, Encoded, FromEngine, Load, Loaded, Run, Stats, ToEngine
 
 log = logging.getLogger(__name__)
 
@@ -33,33 +33,17 @@ log = logging.getLogger(__name__)
 FAULT = "INTERNAL"
 
 
-@dataclass(frozen=True, slots=True)
-class LoadOrder:
-    """A model to load: name, path and the limits of its engine."""
-
-    name: str
-    path: Path
-    command: Load
-    users: EngineUsers
-    restarts: int
-    hardware: Hardware
-
-
 class ServedModel:
     """One model and its engine. `state_changed` is called with every change of `state`."""
 
     def __init__(self, order: LoadOrder, state_changed: Callable[[ServedModel], None]) -> None:
         self.order = order
-        self.state: models.ModelState.ValueType = models.MODEL_STATE_UNLOADED
-        self.facts = models.ModelFacts()
-        self.placement = models.Placement()
-        self.stats = Stats()
-        self.error = ""
-        self.calls = Calls(order.name, order.command.prefill_chunk, self._tell_left)
+        self.entry = Entry(order)
+        self.calls = Calls(order.name, order.settings.prefill_chunk or MOST_CHUNK, self._tell_left)
         self._state_changed = state_changed
-        self._lane = Lane(order.name, order.path, order.command, order.users, order.hardware)
+        self._deployment = Deployment(order)
         self._life: asyncio.Task[None] | None = None
-        self._recovery = Recovery(order.name, self._lane, order.restarts, self._pausing)
+        self._recovery = Recovery(order.name, self._deployment, order.restarts, self._pausing)
         self.stall: Stall | None = None
         self._lacked_only_drive = False
         self._is_settled = asyncio.Event()
@@ -68,8 +52,13 @@ class ServedModel:
 
     @property
     def lacks_drive(self) -> bool:
-        """Whether it is served worse than it could be, or not at all, because a drive was not there."""
-        return self._lane.lacks_drive or self._lacked_only_drive
+        """True while it is served worse than it could be, or not at all, because a drive was not there."""
+        return self._deployment.lacks_drive or self._lacked_only_drive
+
+    @property
+    def state(self) -> State:
+        """How the model is."""
+        return self.entry.state
 
     @property
     def restarts(self) -> int:
@@ -79,14 +68,7 @@ class ServedModel:
     @property
     def pid(self) -> int | None:
         """The engine's process id."""
-        return self._lane.pid
-
-    @property
-    def memory(self) -> int:
-        """Bytes of the daemon's `memory` that the model takes: what was allowed, once it is planned what it uses."""
-        if self.state == models.MODEL_STATE_FAILED:
-            return 0
-        return self.placement.budget or self.order.command.budget
+        return self._deployment.pid
 
     async def load(self) -> None:
         """Starts the engine and returns when the model can answer. Raises NvstreamError.
@@ -96,7 +78,7 @@ class ServedModel:
         loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Nobody may be there to ask for the error; it is in `error` as well.
         loaded.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._become(models.MODEL_STATE_LOADING)
+        self._become(State.LOADING)
         self._life = asyncio.create_task(self._live(loaded))
         await asyncio.shield(loaded)
 
@@ -107,14 +89,15 @@ class ServedModel:
         """
         async with self._one_return:
             await self._is_settled.wait()
-            if self.state == models.MODEL_STATE_FAILED and self._life is not None:
+            if self.state == State.FAILED and self._life is not None:
                 # What it held is given back before another load wants it.
                 await asyncio.wait([self._life])
-            if self.state == models.MODEL_STATE_SERVING and self._lane.lacks_drive and not self._lane.has_better:
+            on = self._deployment
+            if self.state == State.SERVING and on.lacks_drive and not on.has_better:
                 await self._reach()
-            if self.state == models.MODEL_STATE_SERVING and self._lane.has_better:
+            if self.state == State.SERVING and on.has_better:
                 log.info("model %s: the drives that it lacked are there", self.order.name)
-                self._lane.kill("the drives that it lacked are there")
+                on.kill("the drives that it lacked are there")
 
     async def unload(self, seconds: float = END_SECONDS) -> None:
         """Ends the engine, killing it after some seconds; streams that are still open fail."""
@@ -123,22 +106,21 @@ class ServedModel:
             await asyncio.wait([self._life])
         await self._reach_no_more()
         self.calls.fail_all(self._unloaded())
-        await self._lane.end(seconds)
-        self._become(models.MODEL_STATE_UNLOADED)
+        await self._deployment.end(seconds)
+        self._become(State.UNLOADED)
 
     def tick(self, now: float) -> None:
         """Looks whether the engine is frozen, as of `now` (time.monotonic); one that is gets replaced."""
         self.calls.give_up_suspects()
         self._hand_over()
-        if self.state in (models.MODEL_STATE_FAILED, models.MODEL_STATE_UNLOADED):
+        if self.state in (State.FAILED, State.UNLOADED):
             self.stall = None
             return
-        expected = max(self.placement.predicted_pass_seconds, self.placement.measured_pass_seconds)
-        stall = self._lane.tick(now, expected)
+        stall = self._deployment.tick(now, self.entry.longest_pass)
         was_noticed, self.stall = self.stall is not None, stall if stall.is_noticed else None
         if stall.is_frozen:
             log.error("model %s: %s for %.0f s: its engine is replaced", self.order.name, stall.what, stall.seconds)
-            self._lane.kill(f"there was {stall.what} for {stall.seconds:.0f} s")
+            self._deployment.kill(f"there was {stall.what} for {stall.seconds:.0f} s")
         elif was_noticed != (self.stall is not None):
             log.warning("model %s: %s", self.order.name,
                         f"{stall.what} for {stall.seconds:.0f} s" if self.stall else "its engine goes on")
@@ -147,12 +129,12 @@ class ServedModel:
     @property
     def pass_seconds(self) -> float:
         """For how long the pass has been running that runs; 0 between passes."""
-        return self._lane.pass_seconds
+        return self._deployment.pass_seconds
 
     async def _live(self, loaded: asyncio.Future[None]) -> None:
         """From the first engine to the end of the model, by its unloading or by an error."""
         try:
-            self._serve(await self._lane.begin())
+            self._serve(await self._deployment.begin())
             loaded.set_result(None)
             await self._watch()
         except Exception as found:
@@ -170,14 +152,14 @@ class ServedModel:
     def _unloaded(self) -> ModelNotReady:
         return ModelNotReady(f"model {self.order.name} was unloaded", "load it again")
 
-    def submit(self, run: Run, charge: Callable[[int], None]) -> Stream:
+    def submit(self, order: RunOrder, charge: Callable[[int], None]) -> Stream:
         """Gives a request to the engine, or keeps it for the next one. Raises EngineLost between engines that died."""
         self._recovery.check_no_pause()
-        stream = self.calls.open(run, charge)
-        if self.state == models.MODEL_STATE_LOADING:
-            stream.progress(public.PHASE_LOADING)
-        elif self.state != models.MODEL_STATE_SERVING:
-            stream.progress(public.PHASE_RECOVERING)
+        stream = self.calls.open(order, charge)
+        if self.state == State.LOADING:
+            stream.progress(Phase.LOADING)
+        elif self.state != State.SERVING:
+            stream.progress(Phase.RECOVERING)
         self._hand_over()
         return stream
 
@@ -187,50 +169,47 @@ class ServedModel:
             self._tell_left(number)
             self._hand_over()
 
-    async def encode(self, call: Encode) -> Encoded:
+    async def encode(self, order: EncodeOrder) -> Encoded:
         """Token ids of a text or a conversation, once there is an engine to ask. Raises NvstreamError."""
         self._recovery.check_no_pause()
-        encoding = self.calls.open_encoding(call)
+        encoding = self.calls.open_encoding(order)
         self._hand_over()
         try:
             return await encoding.answer
         finally:
-            self.cancel(call.id)
+            self.cancel(encoding.number)
             # Its failure refers to this frame, and so would keep the text until garbage is collected.
             del encoding
 
     def _tell_left(self, number: int) -> None:
-        self._lane.send(ToEngine(cancel=Cancel(id=number)))
+        self._deployment.send(Cancel(number))
 
     def _hand_over(self) -> None:
         """Gives the engine the calls that it may have now."""
-        if self.state == models.MODEL_STATE_SERVING and self.calls.anything_to_hand_over:
+        if self.state == State.SERVING and self.calls.anything_to_hand_over:
             for command in self.calls.to_hand_over():
-                self._lane.send(command)
+                self._deployment.send(command)
 
-    def _become(self, state: models.ModelState.ValueType) -> None:
-        self.state = state
-        if state in (models.MODEL_STATE_LOADING, models.MODEL_STATE_RECOVERING):
+    def _become(self, state: State) -> None:
+        self.entry.state = state
+        if state in (State.LOADING, State.RECOVERING):
             self._is_settled.clear()
         else:
             self._is_settled.set()
-        log.info("model %s: %s", self.order.name, models.ModelState.Name(state))
+        log.info("model %s: MODEL_STATE_%s", self.order.name, state.name, extra=message_ids.MODEL_STATE)
         self._state_changed(self)
 
     def _serve(self, loaded: Loaded) -> None:
         """Gives the engine everything that waits for one."""
-        self.facts, self.placement = loaded.facts, loaded.placement
-        self._note()
-        self.error = ""
-        self._become(models.MODEL_STATE_SERVING)
+        self.entry.loaded(loaded, [*self._given_up(), *self.order.users.notes()])
+        for note in self.entry.placement.notes:
+            log.info("model %s: %s", self.order.name, note)
+        self._become(State.SERVING)
         self._hand_over()
 
-    def _note(self) -> None:
-        """What is to be known of the engine that serves, in `status` and in the log."""
-        self.placement.notes.extend(map(str, self._lane.given_up))
-        self.placement.notes.extend(self.order.users.notes())
-        for note in self.placement.notes:
-            log.info("model %s: %s", self.order.name, note)
+    def _given_up(self) -> list[str]:
+        """What is not used, and why, in words."""
+        return self._deployment.notes
 
     async def _watch(self) -> None:
         """Takes the engine's reports for as long as the model can go on. Raises NvstreamError."""
@@ -245,74 +224,67 @@ class ServedModel:
 
         What has a remedy, a file or a drive, is said with a status of its own: another engine would not help.
         """
-        report = await self._lane.receive()
+        report = await self._deployment.receive()
         try:
             self._take(report)
         except Exception as found:
-            error = unexpected(found, f"taking {report.WhichOneof('report')} of the engine")
+            error = unexpected(found, f"taking {NAMES[type(report)]} of the engine")
             if error is not found:
                 log.error("model %s: %s", self.order.name, places(found))
             if error.status != FAULT:
                 raise
-            raise await self._lane.condemned(error) from found
+            raise await self._deployment.condemned(error) from found
 
     async def _after(self, error: NvstreamError) -> Loaded:
         """The next engine when one has ended, or cannot go on: its drive failed, say. Raises NvstreamError."""
-        self.calls.engine_lost(by_itself=isinstance(error, EngineLost) and not self._lane.ended_for_a_reason)
-        if self._lane.has_better:
+        self.calls.engine_lost(by_itself=isinstance(error, EngineLost) and not self._deployment.ended_for_a_reason)
+        if self._deployment.has_better:
             # It was ended for that.
             self._announce_recovery()
-            return await self._lane.move()
+            return await self._deployment.move()
         if isinstance(error, EngineLost):
-            log.warning("model %s: %s", self.order.name, error)
-        elif not self._lane.has_other:
+            log.warning("model %s: %s", self.order.name, error, extra=message_ids.ENGINE_LOST)
+        elif not self._deployment.has_other:
             raise error
         self._announce_recovery()
         return await self._recovery.another(error)
 
     def _announce_recovery(self) -> None:
-        self._become(models.MODEL_STATE_RECOVERING)
+        self._become(State.RECOVERING)
         self.calls.recovering()
 
     def _pausing(self, error: EnginePaused) -> None:
-        self.error = error.message
+        self.entry.error = error.message
         self.calls.fail_all(error)
         self._state_changed(self)
 
     async def _give_up(self, error: NvstreamError) -> None:
         log.error("model %s: %s", self.order.name, error)
-        self.error = str(error)
-        self._lacked_only_drive = not self._lane.given_up and isinstance(error, DriveMissing)
-        known = set(self.placement.notes)
-        self.placement.notes.extend(note for note in map(str, self._lane.given_up) if note not in known)
-        self._become(models.MODEL_STATE_FAILED)
+        self.entry.error = str(error)
+        self._lacked_only_drive = not self._deployment.given_up and isinstance(error, DriveMissing)
+        self.entry.note(self._given_up())
+        self._become(State.FAILED)
         self.calls.fail_all(error)
         await self._reach_no_more()
-        await self._lane.end()
+        await self._deployment.end()
 
     async def _reach(self) -> None:
-        known = set(map(str, self._lane.given_up))
-        self._reaching = asyncio.create_task(self._lane.reach())
+        before = self._given_up()
+        self._reaching = asyncio.create_task(self._deployment.reach())
         await asyncio.wait([self._reaching])
-        # Where it stays on the way that it has, the reason may be another now.
-        others = [note for note in self.placement.notes if note not in known]
-        self.placement.notes[:] = [*others, *map(str, self._lane.given_up)]
+        # Where it stays on the route that it has, the reason may be another now.
+        self.entry.note(self._given_up(), instead=before)
 
     async def _reach_no_more(self) -> None:
         if self._reaching is not None:
             self._reaching.cancel()
             await asyncio.wait([self._reaching])
 
-    def _take(self, report: FromEngine) -> None:
-        if report.HasField("stats"):
-            self._take_stats(report.stats)
+    def _take(self, report: Report) -> None:
+        if isinstance(report, Stats):
+            self.entry.measured(report)
             return
-        if report.HasField("tokens"):
+        if isinstance(report, Tokens):
             self._recovery.progressed()
         self.calls.take(report)
         self._hand_over()
-
-    def _take_stats(self, stats: Stats) -> None:
-        self.stats = stats
-        if stats.HasField("pass_seconds"):
-            self.placement.measured_pass_seconds = stats.pass_seconds

@@ -17,7 +17,7 @@ from pathlib import Path
 from nvstreamd.names import RULE, is_name, named, stem_of
 from nvstreamd.supervisor.scan import Found, Scanner
 from nvstreamd.text import bounded, places
-from nvstreamd.weights.files import SPLIT_NAME
+from nvstreamd.weights.packed.files import SPLIT_NAME
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Offers:
 
 
 def offers_of(configured: Sequence[tuple[str, Path]], found: Found) -> Offers:
-    """What all of that offers."""
+    """The offers of configured models and of those that were found."""
     paths = dict(configured)
     notes, later = list(found.passed_over), []
     for path in found.models[:MOST_MODELS]:
@@ -101,7 +101,7 @@ class Watched:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said of the offers."""
+        """All that is to be said of the offers, a sentence each."""
         return (*self.offers.notes, *((LATE,) if self._is_late else ()))
 
     async def look(self, seconds: float = LOOK_SECONDS) -> Offers:

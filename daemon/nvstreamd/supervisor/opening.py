@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from nvstreamd.supervisor.rights import open_as_uid
-from nvstreamd.weights.drive_files import Drives, open_files
-from nvstreamd.weights.files import OpenFile, open_all, parts_of
-from nvstreamd.weights.store import SUFFIX, files_of
+from nvstreamd.weights.packed.drive_files import Drives, open_files
+from nvstreamd.weights.packed.files import OpenFile, open_all, parts_of
+from nvstreamd.weights.packed.store import SUFFIX, files_of
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ def open_model(path: Path, drives: Drives, stack: ExitStack) -> list[OpenFile]:
 
 
 async def opened(work: Callable[[ExitStack], T], stack: ExitStack) -> T:
-    """What `work` opens, in a thread; `stack` closes it. Raises what `work` raises.
+    """The result of `work`, from a thread; `stack` closes what it opened. Raises what `work` raises.
 
     Who is cancelled does not wait: what is opened after that is closed at once.
     """
@@ -43,12 +43,12 @@ async def opened(work: Callable[[ExitStack], T], stack: ExitStack) -> T:
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """What `work` returns, from a thread. It is done in any case, also when nobody waits for it any more."""
+    """The result of `work`, from a thread. The work is done in any case, also when nobody waits for it any more."""
     return await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, work))
 
 
 class _Opening(Generic[T]):
-    """What one thread opens, and whoever waited for it, or does not any more, closes."""
+    """The result of one thread that opens, closed by whoever waited for it, or does not any more."""
 
     def __init__(self, work: Callable[[ExitStack], T]) -> None:
         self._work = work

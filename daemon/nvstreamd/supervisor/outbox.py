@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from nvstream.v1 import inference_pb2 as public
 from nvstreamd.errors import NotRead, NvstreamError
-
-Event = public.StreamEvent | NvstreamError
+from nvstreamd.supervisor.events import Delta, Event, Progress
 
 # A whole context of text; of log probabilities some thousand tokens.
 MOST_BYTES = 512 << 10
@@ -23,13 +21,13 @@ class Outbox:
 
     def __init__(self) -> None:
         # Each with its size when it was put in.
-        self._events: deque[tuple[Event, int]] = deque()
+        self._events: deque[tuple[Event | NvstreamError, int]] = deque()
         self._bytes = 0
         self._there = asyncio.Event()
 
-    def put(self, event: Event) -> bool:
+    def put(self, event: Event | NvstreamError) -> bool:
         """Adds an event. False when too much is unread: then all of it makes way for an error."""
-        size = 0 if isinstance(event, NvstreamError) else event.ByteSize()
+        size = 0 if isinstance(event, NvstreamError) else event.nbytes
         # One event is never too much: with log probabilities, or held back for a stop string, it may be a megabyte.
         if self._events and (self._bytes + size > MOST_BYTES or len(self._events) >= MOST_EVENTS):
             self._events.clear()
@@ -37,23 +35,20 @@ class Outbox:
             self._add(NotRead(f"more than {MOST_BYTES} bytes of the stream are unread", "read it, or ask for less"), 0)
             return False
         last, before = self._events[-1] if self._events else (None, 0)
-        if isinstance(event, public.StreamEvent) and isinstance(last, public.StreamEvent):
-            if _joins(last, event):
-                # Text, ids and log probabilities of two deltas are those of one: what is new since the one before.
-                last.delta.text += event.delta.text
-                last.delta.token_ids.extend(event.delta.token_ids)
-                last.delta.logprobs.extend(event.delta.logprobs)
-                event, size = last, before + size
-                self._drop_last()
-            elif _outdates(last, event):
-                self._drop_last()
+        if isinstance(last, Delta) and isinstance(event, Delta):
+            last.join(event)
+            event, size = last, before + size
+            self._drop_last()
+        elif isinstance(last, Progress) and isinstance(event, Progress) and last.phase is event.phase:
+            # It says all that the unread one does: a long prompt has thousands of them.
+            self._drop_last()
         self._add(event, size)
         return True
 
     def __aiter__(self) -> Outbox:
         return self
 
-    async def __anext__(self) -> public.StreamEvent:
+    async def __anext__(self) -> Event:
         """The next event. Raises the NvstreamError that is in its place."""
         while not self._events:
             self._there.clear()
@@ -71,17 +66,7 @@ class Outbox:
     def _drop_last(self) -> None:
         self._bytes -= self._events.pop()[1]
 
-    def _add(self, event: Event, size: int) -> None:
+    def _add(self, event: Event | NvstreamError, size: int) -> None:
         self._events.append((event, size))
         self._bytes += size
         self._there.set()
-
-
-def _joins(last: public.StreamEvent, event: public.StreamEvent) -> bool:
-    return last.HasField("delta") and event.HasField("delta")
-
-
-def _outdates(last: public.StreamEvent, event: public.StreamEvent) -> bool:
-    """Whether a report of progress says all that an unread one does: a long prompt has thousands of them."""
-    both = last.HasField("progress") and event.HasField("progress")
-    return both and last.progress.phase == event.progress.phase

@@ -11,7 +11,7 @@ MOST_KNOWN = 4096
 
 @dataclass(slots=True)
 class _Level:
-    """What may be taken at once, as of a moment; below nothing it is owed."""
+    """The units that may be taken at once, as of a moment; below nothing they are owed."""
 
     left: float
     at: float

@@ -13,10 +13,10 @@ A_LITTLE = 64
 class Pool:
     """Units of something: places in a queue, open calls, bytes. `alone` is what a user has at most.
 
-    There is twice as much, and nobody gets more than what would be left for everybody else: one who takes what there
-    is leaves as much again. Choudhury and Hahne, Dynamic Queue Length Thresholds, 1998, with a factor of one. Each who
-    comes and keeps all they get halves what is left, so ten of them leave nothing. For whoever comes then there is
-    half of `alone` on top of it, of which nobody gets more than a little.
+    The pool has twice as much. Nobody gets more than what is then left for everybody else: a user who takes all that is
+    allowed leaves as much again (Choudhury and Hahne, Dynamic Queue Length Thresholds, 1998, with a factor of one).
+    Each user who comes and keeps everything halves what is left, so ten of them leave nothing. For users who come after
+    that there is half of `alone` on top, of which each gets only a little.
     """
 
     def __init__(self, what: str, alone: int, hint: str) -> None:

@@ -9,34 +9,34 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 
+from nvstreamd import trace
 from nvstreamd.errors import ConfigError, EngineLost, NvstreamError, ProtocolError
 from nvstreamd.memory import kills, smallest
+from nvstreamd.sizes import mib
+from nvstreamd.supervisor.commands import Command
 from nvstreamd.supervisor.engine_uids import EngineUsers, Loan, Task
-from nvstreamd.supervisor.reports import parsed
+from nvstreamd.supervisor.from_engine import parsed
+from nvstreamd.supervisor.reports import Beat, Report
+from nvstreamd.supervisor.to_engine import framed
 from nvstreamd.supervisor.watch import Watch
-from nvstreamd.weights.files import OpenFile
-from nvstreamd.weights.placement import mib
-from nvstreamd.wire.engine_pb2 import File, FromEngine, ToEngine
-from nvstreamd.wire.frames import HEADER, frame, length_of
+from nvstreamd.weights.packed.files import OpenFile
+from nvstreamd.wire.frames import HEADER, length_of
 
 END_SECONDS = 10.0
-VARIABLES = ("PATH", "LANG", "TZ", "LD_LIBRARY_PATH")
+VARIABLES = ("PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "JOURNAL_STREAM")
 # Locale, Python, our own, and how many threads a library of mathematics takes.
 PREFIXES = ("LC_", "PYTHON", "NVSTREAM_", "OMP_", "MKL_", "OPENBLAS_")
 NOWHERE = "/nonexistent"
 
 
-def named(files: Sequence[OpenFile]) -> list[File]:
-    """The files as an engine's first command names them; what has no descriptor is on a claimed drive."""
-    return [File(path=file.path) if file.fd >= 0 else File(path=file.path, claimed_bytes=file.size) for file in files]
-
-
 def environment_of(daemon: Mapping[str, str]) -> dict[str, str]:
-    """What an engine needs of the daemon's environment to find its code and run it. The rest may be root's secrets."""
+    """The daemon's variables that an engine needs to find its code and run it. The rest may be root's secrets."""
     kept = {name: value for name, value in daemon.items() if name in VARIABLES or name.startswith(PREFIXES)}
+    # It does not run where the daemon does.
     if "PYTHONPATH" in kept:
-        # It does not run where the daemon does.
         kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, kept["PYTHONPATH"].split(os.pathsep)))
+    if kept.get(trace.VARIABLE):
+        kept[trace.VARIABLE] = os.path.abspath(kept[trace.VARIABLE])
     # Packages that a user installed for himself lie there; without an account there is none.
     return kept | {"HOME": daemon.get("HOME", NOWHERE) if os.getuid() else NOWHERE}
 
@@ -61,12 +61,12 @@ class EngineProcess:
             return None
         return self._process.pid
 
-    async def start(self, command: ToEngine, files: Sequence[OpenFile], more: Sequence[int] = ()) -> None:
+    async def start(self, command: Command, files: Sequence[OpenFile], more: Sequence[int] = ()) -> None:
         """Starts the child and gives it its first command, the files' descriptors and then `more` beside it."""
         ours, theirs = socket.socketpair()
         with theirs:
             await self._spawn(theirs.fileno())
-        message = frame(command.SerializeToString())
+        message = framed(command)
         try:
             # The child reads at once and the message is small: this cannot block for long.
             sent = socket.send_fds(ours, [message], [*(file.fd for file in files if file.fd >= 0), *more])
@@ -97,12 +97,12 @@ class EngineProcess:
             **loan.identity,
         )
 
-    def send(self, command: ToEngine) -> None:
+    def send(self, command: Command) -> None:
         """Queues a command; a dead engine swallows it (its end shows in `receive`)."""
         if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(frame(command.SerializeToString()))
+            self._writer.write(framed(command))
 
-    async def receive(self) -> FromEngine:
+    async def receive(self) -> Report:
         """The next report; signs of life go to `watch`.
 
         Raises EngineLost when the engine has ended, however it did, or is ended for what it said.
@@ -116,9 +116,9 @@ class EngineProcess:
                 raise await self._lost() from error
             except ProtocolError as error:
                 raise await self.condemned(error) from error
-            is_beat = report.HasField("beat")
-            self.watch.heard(report.beat if is_beat else None)
-            if not is_beat:
+            beat = report if isinstance(report, Beat) else None
+            self.watch.heard(beat)
+            if beat is None:
                 return report
 
     async def condemned(self, error: NvstreamError) -> EngineLost:

@@ -1,4 +1,4 @@
-"""What follows on an engine that died? Another at once; after a few in a row another way, or growing pauses.
+"""What follows on an engine that died? Another at once; after a few in a row another route, or growing pauses.
 
 In a pause nobody waits: calls are refused, saying when the next engine is started.
 """
@@ -11,9 +11,9 @@ import math
 import time
 from collections.abc import Callable
 
-from nvstreamd.errors import MEMORY, EngineLost, EnginePaused, NvstreamError
-from nvstreamd.supervisor.lane import Lane
-from nvstreamd.wire.engine_pb2 import Loaded
+from nvstreamd.errors import MEMORY, CardLost, EngineLost, EnginePaused, NvstreamError
+from nvstreamd.supervisor.deployment import Deployment
+from nvstreamd.supervisor.reports import Loaded
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +23,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 class Recovery:
     """Replaces the engines of one model. At most `most` in a row without a pause; `pausing` hears when one begins."""
 
-    def __init__(self, name: str, lane: Lane, most: int, pausing: Callable[[EnginePaused], None]) -> None:
+    def __init__(self, name: str, deployment: Deployment, most: int, pausing: Callable[[EnginePaused], None]) -> None:
         self.name = name
         self.replaced = 0
-        self._lane = lane
+        self._deployment = deployment
         self._most = most
         self._pausing = pausing
         self._in_a_row = 0
@@ -47,23 +47,25 @@ class Recovery:
         try:
             return await self._replace(cause)
         except NvstreamError as error:
-            await self._lane.give_up(error)
+            await self._deployment.give_up(error)
             self._in_a_row = 0
-            return await self._lane.begin()
+            return await self._deployment.begin()
 
     async def _replace(self, cause: NvstreamError) -> Loaded:
-        """Another engine on the same way, unless that is what failed. Raises NvstreamError."""
+        """Another engine on the same route, unless that is what failed. Raises NvstreamError."""
         if not isinstance(cause, EngineLost):
             raise cause
         while True:
+            if isinstance(cause, CardLost):
+                self._deployment.card_failed(cause)
             self._in_a_row += 1
             self.replaced += 1
             if self._in_a_row > self._most:
-                if self._lane.has_other:
+                if self._deployment.has_other:
                     raise cause
                 await self._wait(cause)
             try:
-                return await self._lane.restart()
+                return await self._deployment.restart()
             except EngineLost as error:
                 cause = error
             except NvstreamError as error:

@@ -1,8 +1,8 @@
 """How does root's daemon open a file with the rights of somebody else, and with no others? In a child that is him.
 
-A thread could change its own rights, but not be ended when an open(2) never returns, which a file system in user space
-may see to. The child can. It may be traced and changed by the user whom it has become: what it answers is believed no
-more than he is, and everything that it could pass on he could open himself.
+A thread could change its own rights as well. But a file system in user space can keep an open(2) from ever returning,
+and a thread that hangs there cannot be ended; a child can. The user whom the child has become may trace and change it.
+So its answers are trusted no more than that user, and it can pass on no file that the user could not open himself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from threading import BoundedSemaphore
 
 from nvstreamd.errors import BadModelFile, PermissionDenied, QuotaExceeded, StorageError
-from nvstreamd.weights.files import MOST_PARTS, OpenFile, adopt, not_regular, refusal
+from nvstreamd.weights.packed.files import MOST_PARTS, OpenFile, adopt, not_regular, refusal
 
 OPEN_SECONDS = 10.0
 # Each takes a thread of the daemon's for as long as its user lets it wait.
@@ -58,7 +58,7 @@ class Rights:
 
 
 def rights_of(uid: int, gid: int | None = None) -> Rights:
-    """What a user may do now; `gid` is the group of the process that asks, by default the account's."""
+    """The rights that a user has now; `gid` is the group of the process that asks, by default the account's."""
     try:
         account = pwd.getpwuid(uid)
     except KeyError:
@@ -79,7 +79,7 @@ def rights_of_caller(uid: int, gid: int) -> Rights | None:
 
 
 def open_as_uid(uid: int, path: Path) -> int:
-    """For weights.files.OpenAs."""
+    """A descriptor of the regular file at `path`, opened with the rights of `uid`; only root's daemon can."""
     if os.getuid():
         raise BadModelFile(f"{path} is where uid {uid} wants to lead the daemon of uid {os.getuid()}",
                            "put the file itself there, or make the link yourself")
@@ -153,7 +153,7 @@ def _check(path: Path, fd: int) -> None:
 
 
 def is_kernels(fd: int) -> bool:
-    """Whether a file is on a mount of ours that no process serves: proc(5), fdinfo and mountinfo."""
+    """True when a file is on a mount of ours that no process serves: proc(5), fdinfo and mountinfo."""
     found = re.search(r"^mnt_id:\s*(\d+)$", Path(f"/proc/self/fdinfo/{fd}").read_text(), re.MULTILINE)
     for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
         mount, _, kind = line.partition(" - ")

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nvstreamd.weights.attempts import JOURNAL_NAME
-from nvstreamd.weights.files import SPLIT_NAME
-from nvstreamd.weights.follow import Led, at, open_path
-from nvstreamd.weights.store import MANIFEST_NAME, SUFFIX
+from nvstreamd.weights.packed.attempts import JOURNAL_NAME
+from nvstreamd.weights.packed.files import SPLIT_NAME
+from nvstreamd.weights.packed.follow import Led, at, open_path
+from nvstreamd.weights.packed.store import MANIFEST_NAME, SUFFIX
 
 # Of one configured directory: entries that are looked at, and directories below each other.
 MOST_ENTRIES = 20_000
@@ -37,7 +37,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class _Entries:
-    """What of a directory counts, as of `stamp`: files of models, names of packed ones and of directories."""
+    """A directory's entries that count, as of `stamp`: files of models, names of packed ones and of directories."""
 
     stamp: tuple[int, int, int]
     settled: bool
@@ -56,7 +56,7 @@ class Scanner:
         self._known: dict[Path, _Entries] = {}
 
     def scan(self) -> Found:
-        """What there is now. A directory that cannot be read is said, and offers nothing."""
+        """All that there is now. A directory that cannot be read is said, and offers nothing."""
         found, known = Found(), self._known
         self._known = {}
         for directory in dict.fromkeys(self.directories):

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from hashlib import sha256
 
 from nvstreamd.errors import PoisonedRequest
-from nvstreamd.wire.engine_pb2 import Encode, Run
+from nvstreamd.supervisor.commands import Order
+from nvstreamd.supervisor.to_engine import digest_of
 
 DEATHS = 2
 # How long a suspect waits for an engine without other calls.
 PATIENCE_SECONDS = 30.0
 MOST_REMEMBERED = 256
+# Tokens of prompts that a pass takes at most, where the configuration bounds them no further: engine/pacing.py's MOST,
+# which the process of root does not import.
+MOST_CHUNK = 4096
 
 
 def poisoned(why: str) -> PoisonedRequest:
@@ -26,13 +29,13 @@ def poisoned(why: str) -> PoisonedRequest:
 
 
 @dataclass(slots=True, eq=False)
-class Record:
-    """What is known of one call. `prefilled` is how many tokens of its prompt were computed when it was cleared last.
+class CallRecord:
+    """The record of one call. `prefilled` is how many tokens of its prompt were computed when it was cleared last.
 
     It `waits` while it is in the engine's queue. `since` is when the last engine died, of time.monotonic.
     """
 
-    call: Run | Encode
+    order: Order
     deaths: int = 0
     prefilled: int = 0
     waits: bool = False
@@ -40,7 +43,7 @@ class Record:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether it is to be tried alone."""
+        """True when it is to be tried alone."""
         return self.deaths >= DEATHS
 
     def generated(self) -> None:
@@ -69,33 +72,18 @@ class Poison:
         # True of those that are proven.
         self._known: OrderedDict[tuple[int, bytes], bool] = OrderedDict()
 
-    def record(self, call: Run | Encode) -> Record:
+    def record(self, order: Order) -> CallRecord:
         """The record of a new call. Raises PoisonedRequest when it is known to kill."""
         # A digest takes as long as a call is: it is made for nobody but those who sent such a one.
-        if not any(uid == call.uid for uid, _ in self._known):
-            return Record(call)
-        key = call.uid, _key(call)
+        if not any(uid == order.uid for uid, _ in self._known):
+            return CallRecord(order)
+        key = order.uid, digest_of(order)
         if self._known.get(key):
             raise poisoned("so did one like it while it was the only one")
-        return Record(call, deaths=DEATHS if self._known.pop(key, None) is not None else 0)
+        return CallRecord(order, deaths=DEATHS if self._known.pop(key, None) is not None else 0)
 
-    def remember(self, record: Record, proven: bool) -> None:
+    def remember(self, record: CallRecord, proven: bool) -> None:
         """Keeps a call, to be refused if it is proven, else to be tried."""
-        self._known[record.call.uid, _key(record.call)] = proven
+        self._known[record.order.uid, digest_of(record.order)] = proven
         if len(self._known) > MOST_REMEMBERED:
             self._known.popitem(last=False)
-
-
-def _key(call: Run | Encode) -> bytes:
-    """What makes a call the same when it is sent again: neither its number nor its seed."""
-    plain: Run | Encode
-    if isinstance(call, Run):
-        plain = Run()
-        plain.CopyFrom(call)
-        plain.options.sampling.ClearField("seed")
-        del plain.sent_token_ids[:]
-    else:
-        plain = Encode()
-        plain.CopyFrom(call)
-    plain.id = 0
-    return sha256(plain.SerializeToString(deterministic=True)).digest()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nvstreamd.wire.engine_pb2 import Beat
+from nvstreamd.supervisor.reports import Beat
 
 TICK_SECONDS = 1.0
 # A tick that comes later than this came late because of us.
@@ -31,17 +31,17 @@ class Stall:
 
     @property
     def is_frozen(self) -> bool:
-        """Whether it is to be replaced."""
+        """True when the engine is to be replaced."""
         return self.seconds > self.limit
 
     @property
     def is_noticed(self) -> bool:
-        """Whether users are to be told."""
+        """True when users are to be told."""
         return self.seconds > max(NOTICE_SECONDS, self.limit / 3)
 
 
 class Watch:
-    """What was seen of one engine process. Seconds are of time awake."""
+    """All that was seen of one engine process. Seconds are of time awake."""
 
     def __init__(self) -> None:
         self.pass_seconds = 0.0

@@ -287,12 +287,23 @@ class Load(_message.Message):
     MAX_CONTEXT_FIELD_NUMBER: _builtins.int
     KERNELS_FIELD_NUMBER: _builtins.int
     DRIVES_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    LATENCY_SECONDS_FIELD_NUMBER: _builtins.int
+    VRAM_FIELD_NUMBER: _builtins.int
     budget: _builtins.int
+    """Ceilings of weights and of the KV cache; 0: the engine divides `memory`."""
     kv_budget: _builtins.int
     threads: _builtins.int
     max_running: _builtins.int
     prefill_chunk: _builtins.int
+    """The most tokens of prompts in a pass; 0: as many as cost others nothing."""
     max_context: _builtins.int
+    memory: _builtins.int
+    """Bytes for weights and KV cache together."""
+    latency_seconds: _builtins.float
+    """Seconds that a pass beside which others decode may take for a prompt's sake; 0: a little longer than without."""
+    vram: _builtins.int
+    """Ceiling of a card's memory, for weights, keys and values; 0: what is free."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___File]: ...
     @_builtins.property
@@ -320,10 +331,13 @@ class Load(_message.Message):
         max_context: _builtins.int = ...,
         kernels: _abc.Iterable[_builtins.str] | None = ...,
         drives: _abc.Iterable[Global___ClaimedDrive] | None = ...,
+        memory: _builtins.int = ...,
+        latency_seconds: _builtins.float = ...,
+        vram: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "budget", b"budget", "drives", b"drives", "files", b"files", "kernels", b"kernels", "kv_budget", b"kv_budget", "max_context", b"max_context", "max_running", b"max_running", "prefill_chunk", b"prefill_chunk", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backends", b"backends", "budget", b"budget", "drives", b"drives", "files", b"files", "kernels", b"kernels", "kv_budget", b"kv_budget", "latency_seconds", b"latency_seconds", "max_context", b"max_context", "max_running", b"max_running", "memory", b"memory", "prefill_chunk", b"prefill_chunk", "threads", b"threads", "vram", b"vram"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -708,6 +722,12 @@ class Stats(_message.Message):
     PASS_SECONDS_FIELD_NUMBER: _builtins.int
     PEAK_WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
     USERS_FIELD_NUMBER: _builtins.int
+    PREDICTED_PASS_SECONDS_FIELD_NUMBER: _builtins.int
+    READ_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    PROPOSED_TOKENS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
+    EXPERT_HITS_FIELD_NUMBER: _builtins.int
+    EXPERT_MISSES_FIELD_NUMBER: _builtins.int
     running: _builtins.int
     queued: _builtins.int
     passes: _builtins.int
@@ -717,8 +737,20 @@ class Stats(_message.Message):
     kv_pages_total: _builtins.int
     pass_seconds: _builtins.float
     peak_weight_bytes: _builtins.int
+    predicted_pass_seconds: _builtins.float
+    """What the passes of pass_seconds should have taken, and the drive's rate, by what was seen lately."""
+    read_bytes_per_second: _builtins.float
+    proposed_tokens: _builtins.int
+    """Tokens that were guessed, and those of them that were right."""
+    accepted_tokens: _builtins.int
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserLoad]: ...
+    @_builtins.property
+    def expert_hits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """By layer that has experts: how often passes found one that they needed in memory, and how often not."""
+
+    @_builtins.property
+    def expert_misses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -732,14 +764,25 @@ class Stats(_message.Message):
         pass_seconds: _builtins.float | None = ...,
         peak_weight_bytes: _builtins.int = ...,
         users: _abc.Iterable[Global___UserLoad] | None = ...,
+        predicted_pass_seconds: _builtins.float | None = ...,
+        read_bytes_per_second: _builtins.float = ...,
+        proposed_tokens: _builtins.int = ...,
+        accepted_tokens: _builtins.int = ...,
+        expert_hits: _abc.Iterable[_builtins.int] | None = ...,
+        expert_misses: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_pass_seconds", b"_pass_seconds", "pass_seconds", b"pass_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pass_seconds", b"_pass_seconds", "_predicted_pass_seconds", b"_predicted_pass_seconds", "pass_seconds", b"pass_seconds", "predicted_pass_seconds", b"predicted_pass_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pass_seconds", b"_pass_seconds", "kv_pages_total", b"kv_pages_total", "kv_pages_used", b"kv_pages_used", "pass_seconds", b"pass_seconds", "passes", b"passes", "peak_weight_bytes", b"peak_weight_bytes", "queued", b"queued", "running", b"running", "streamed_bytes", b"streamed_bytes", "tokens_generated", b"tokens_generated", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pass_seconds", b"_pass_seconds", "_predicted_pass_seconds", b"_predicted_pass_seconds", "accepted_tokens", b"accepted_tokens", "expert_hits", b"expert_hits", "expert_misses", b"expert_misses", "kv_pages_total", b"kv_pages_total", "kv_pages_used", b"kv_pages_used", "pass_seconds", b"pass_seconds", "passes", b"passes", "peak_weight_bytes", b"peak_weight_bytes", "predicted_pass_seconds", b"predicted_pass_seconds", "proposed_tokens", b"proposed_tokens", "queued", b"queued", "read_bytes_per_second", b"read_bytes_per_second", "running", b"running", "streamed_bytes", b"streamed_bytes", "tokens_generated", b"tokens_generated", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__pass_seconds: _TypeAlias = _typing.Literal["pass_seconds"]  # noqa: Y015
     _WhichOneofArgType__pass_seconds: _TypeAlias = _typing.Literal["_pass_seconds", b"_pass_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__predicted_pass_seconds: _TypeAlias = _typing.Literal["predicted_pass_seconds"]  # noqa: Y015
+    _WhichOneofArgType__predicted_pass_seconds: _TypeAlias = _typing.Literal["_predicted_pass_seconds", b"_predicted_pass_seconds"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pass_seconds) -> _WhichOneofReturnType__pass_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__predicted_pass_seconds) -> _WhichOneofReturnType__predicted_pass_seconds | None: ...
 
 Global___Stats: _TypeAlias = Stats  # noqa: Y015
 

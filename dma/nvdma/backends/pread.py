@@ -63,16 +63,19 @@ class PreadBackend:
             thread.start()
 
     def submit(self, reads: Sequence[Read]) -> None:
-        """Start ``reads``; see `Backend.submit`."""
+        """Starts ``reads``, all or none. Raises QueueFull and InvalidRead."""
         self._push(self._ledger.admit(reads))
 
     def poll(self) -> list[Completion]:
-        """What has completed; see `Backend.poll`."""
+        """The reads completed since the last call, perhaps none. Raises ReadFailed or ShortRead, one at a time."""
         self._reap()
         return self._ledger.take()
 
     def wait(self, timeout: float) -> list[Completion]:
-        """At least one completion within ``timeout`` seconds; see `Backend.wait`."""
+        """At least one completion within ``timeout`` seconds.
+
+        Raises what `poll` raises, DeadlineExceeded, and NothingInFlight without any read to wait for.
+        """
         self._ledger.check_waitable()
         deadline = time.monotonic() + timeout
         self._reap()
@@ -85,7 +88,7 @@ class PreadBackend:
         return self._ledger.take()
 
     def close(self) -> None:
-        """Drop queued reads, let begun ones end, stop the threads; see `Backend.close`."""
+        """Drops queued reads, lets begun ones end, stops the threads. Raises DeadlineExceeded, may be called again."""
         if not self._threads:
             return
         self._closing.set()

@@ -85,22 +85,25 @@ class UringBackend:
         self._is_open = True
 
     def submit(self, reads: Sequence[Read]) -> None:
-        """Start ``reads``; see `Backend.submit`."""
+        """Starts ``reads``, all or none. Raises QueueFull and InvalidRead."""
         self._push(self._ledger.admit(reads))
 
     def poll(self) -> list[Completion]:
-        """What has completed; see `Backend.poll`."""
+        """The reads completed since the last call, perhaps none. Raises ReadFailed or ShortRead, one at a time."""
         self._reap()
         return self._ledger.take()
 
     def wait(self, timeout: float) -> list[Completion]:
-        """At least one completion within ``timeout`` seconds; see `Backend.wait`."""
+        """At least one completion within ``timeout`` seconds.
+
+        Raises what `poll` raises, DeadlineExceeded, and NothingInFlight without any read to wait for.
+        """
         self._ledger.check_waitable()
         self._wait_until(timeout, lambda: self._ledger.has_outcomes)
         return self._ledger.take()
 
     def close(self) -> None:
-        """Let the reads in flight end, unpin, close; see `Backend.close`."""
+        """Lets the reads in flight end, unpins and closes. Raises DeadlineExceeded, and may be called again then."""
         if not self._is_open:
             return
         # A read that a drive has begun cannot be cancelled: only its end makes the arena safe.

@@ -24,7 +24,7 @@ ADMIN_BYTES = queue_bytes(ENTRIES) + PAGE
 
 @dataclass(frozen=True, slots=True)
 class AsyncEvent:
-    """What a controller said unasked (section 5.2): the numbers of its type, its information and the log to read."""
+    """A controller's event, unasked (section 5.2): the numbers of its type, its information and the log to read."""
 
     kind: int
     information: int
@@ -75,7 +75,7 @@ class AdminQueue:
             self._event_requests.update(self.queue.submit(commands.async_event_request()))
 
     def events(self) -> list[AsyncEvent]:
-        """What the controller reported since the last call; each is asked for anew.
+        """The events that the controller reported since the last call; each is asked for anew.
 
         It reports one of a kind, and no more of that kind until the log it names was read.
         """

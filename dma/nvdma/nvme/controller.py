@@ -148,7 +148,7 @@ class Controller:
         queue.close()
 
     def abort(self, queue: QueuePair, cid: int) -> bool:
-        """Whether the controller aborted a command, which then completes with that status (section 5.1).
+        """True when the controller aborted a command, which then completes with that status (section 5.1).
 
         When it did not, the command may still complete in any way. Raises what `admin` raises.
         """
@@ -165,7 +165,7 @@ class Controller:
         return parse_error_log(self._fetch_log(spec.LOG_ERROR, nbytes, "Error Information"))
 
     def events(self) -> list[AsyncEvent]:
-        """What the controller reported unasked since the last call (section 5.2)."""
+        """The events that the controller reported unasked since the last call (section 5.2)."""
         return self._opened.events()
 
     def admin(self, entry: Entries, seconds: float, what: str = "admin command") -> Completion:

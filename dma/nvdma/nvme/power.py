@@ -46,7 +46,7 @@ class Power:
             raise ControllerFatal(f"{self._name}: it reports a fatal error (CSTS.CFS)")
 
     def check_running(self) -> None:
-        """What `check` raises, and ControllerFatal as well when an enabled controller is not ready any more."""
+        """Raises what `check` raises, and ControllerFatal as well when an enabled controller is not ready any more."""
         self.check()
         if not spec.CSTS_RDY.get(self.status()):
             raise ControllerFatal(f"{self._name}: it is not ready any more (CSTS.RDY): somebody has reset it or "

@@ -36,5 +36,5 @@ def prepare(pages: Pages, list_page: int) -> tuple[int, int, Pages]:
 
 
 def in_one_piece(pages: Pages) -> bool:
-    """Whether each page, shape (n,) of bus addresses, follows the one before: one descriptor could name them all."""
+    """True when each page, shape (n,) of bus addresses, follows the one before: one descriptor could name them all."""
     return bool((np.diff(pages) == PAGE).all())

@@ -44,7 +44,7 @@ class Completion(NamedTuple):
 
 
 def prepared(entry: Entries) -> Prepared:
-    """What `submit_prepared` puts around identifier and first block of a read, shape (1,)."""
+    """The bytes that `submit_prepared` puts around identifier and first block of a read, shape (1,)."""
     head, _, middle, _, rest = READ.unpack(entry.tobytes())
     return head, middle, rest
 
@@ -62,13 +62,14 @@ def queue_bytes(entries: int) -> int:
 class QueuePair:
     """Submission queue `qid` of `entries`, the completion queue of the same number, in `memory` from `offset` on.
 
-    The completion queue has `completions` entries, `entries` unless told. The more it has, the fewer doorbells say that
-    some were read: each is a trip to the device, and an emulated one may keep us waiting until it is done with the
-    commands before it.
+    The completion queue has `completions` entries, or `entries` where that is None. The more it has, the less often we
+    ring its doorbell, which tells the device how many completions we have read. Each ring is a trip to the device, and
+    an emulated device may answer it only after the commands before it.
 
-    One thread uses it. Of a ring of N entries N - 1 are used: a full one would look empty (section 3.3.1.2). Entries
-    not yet fetched are commands outstanding, so N - 1 outstanding commands never overrun the submission ring, nor the
-    completion ring while it has N - 1 entries more than we have read and not said so.
+    One thread uses it. Of a ring of N entries N - 1 are used: a full one would look empty (section 3.3.1.2). Every
+    entry that the controller has not fetched is a command outstanding. So N - 1 outstanding commands never overrun the
+    submission ring. They do not overrun the completion ring either, while it has N - 1 entries beside those that we
+    have read and not told the device of.
     """
 
     def __init__(self, qid: int, entries: int, registers: Registers, memory: DmaMemory, *, stride: int,
@@ -108,7 +109,7 @@ class QueuePair:
         return self.entries - 1 - len(self._outstanding)
 
     def is_outstanding(self, cid: int) -> bool:
-        """Whether this command was submitted and its completion not reaped."""
+        """True while this command is submitted and its completion not reaped."""
         return cid in self._outstanding
 
     def open(self) -> None:
@@ -152,7 +153,7 @@ class QueuePair:
         return cids
 
     def submit_prepared(self, commands: Sequence[tuple[Prepared, int]]) -> list[int]:
-        """What `submit` does, for reads whose entries were `prepared` before: each with its first block.
+        """Hands over reads as `submit` does, whose entries were `prepared` before: each with its first block.
 
         A few times faster than `submit` for a few commands: no array is made. Raises what `submit` raises.
         """
@@ -184,7 +185,7 @@ class QueuePair:
         return [Completion(*found) for found in self.reap_plain()]
 
     def reap_plain(self, most: int = MAX_ENTRIES) -> list[tuple[int, int, int]]:
-        """What `reap` does, `most` of them, as plain tuples: Completions take ten times as long to make."""
+        """The completions of `reap`, `most` of them, as plain tuples: Completions take ten times as long to make."""
         words = self._cq
         if words is None:
             raise QueueClosed(f"{self.name} is closed")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nvdma.pci.dma import BusAddresses, DmaMemory
+from nvdma.pci.grants import BY_IOMMUFD, BY_MODULE, descriptor_count
 from nvdma.pci.iommufd import IommufdAccess
 from nvdma.pci.kmod import KmodAccess
 from nvdma.pci.mmio import Registers
 from nvdma.pci.vfio import Container, Device
-from nvdma.pci.ways import BY_IOMMUFD, BY_MODULE, descriptor_count
 from nvdma.pci.window import Window, map_window
 
 
@@ -40,7 +40,7 @@ class VfioAccess:
     device: Device
 
     def map_memory(self, view: memoryview, address: int, stack: ExitStack) -> DmaMemory:
-        """See Access."""
+        """Pins memory at virtual `address` and maps it in the container. Raises ArenaExhausted and VfioError."""
         return self.container.map(view, address, stack)
 
     def map_window(self, window: Window, fd: int, stack: ExitStack) -> BusAddresses:
@@ -52,24 +52,24 @@ class VfioAccess:
         return self.container.map_pages(map_window(window, fd, stack), window.nbytes, stack)
 
     def map_registers(self, stack: ExitStack) -> Registers:
-        """See Access."""
+        """The registers in BAR 0, mapped until `stack` is closed. Raises VfioError."""
         return self.device.map_bar(0, stack)
 
     def enable_bus_master(self, stack: ExitStack) -> None:
-        """See Access."""
+        """Lets the function read and write memory until `stack` is closed. Raises VfioError."""
         self.device.enable_bus_master(stack)
 
     def reset(self) -> None:
-        """See Access."""
+        """Resets the function. Raises VfioError."""
         self.device.reset()
 
 
-def access_of(way: str, fds: Sequence[int]) -> Access:
+def access_of(grant: str, fds: Sequence[int]) -> Access:
     """The function behind descriptors that were opened, perhaps in another process. Raises ValueError and VfioError."""
-    if len(fds) != descriptor_count(way):
-        raise ValueError(f"{len(fds)} descriptors are not the {descriptor_count(way)} of {way}")
-    if way == BY_MODULE:
+    if len(fds) != descriptor_count(grant):
+        raise ValueError(f"{len(fds)} descriptors are not the {descriptor_count(grant)} of {grant}")
+    if grant == BY_MODULE:
         return KmodAccess(fds[0])
-    if way == BY_IOMMUFD:
+    if grant == BY_IOMMUFD:
         return IommufdAccess.attach(fds[0], fds[1])
     return VfioAccess(Container(fds[0]), Device(fds[1]))

@@ -30,11 +30,11 @@ class Contiguous:
     first: int
 
     def at(self, offset: int) -> int:
-        """See BusAddresses."""
+        """The address `offset` bytes after `first`."""
         return self.first + offset
 
     def pages(self, offset: int, nbytes: int) -> Pages:
-        """See BusAddresses."""
+        """The addresses of the pages, PAGE bytes apart, shape (pages,); `offset` is a multiple of PAGE."""
         return np.arange(self.first + offset, self.first + offset + nbytes, PAGE, dtype=np.uint64)
 
 
@@ -45,11 +45,14 @@ class Scattered:
     addresses: Pages
 
     def at(self, offset: int) -> int:
-        """See BusAddresses."""
+        """The address of byte `offset`: that of its page, and how far into it the byte is."""
         return int(self.addresses[offset // PAGE]) + offset % PAGE
 
     def pages(self, offset: int, nbytes: int) -> Pages:
-        """See BusAddresses. Raises ValueError beyond the memory: a command would have fewer pages than bytes."""
+        """The addresses of the pages that `nbytes` from `offset` on touch, shape (pages,).
+
+        Raises ValueError beyond the memory: a command would have fewer pages than bytes.
+        """
         begin, end = offset // PAGE, -(-(offset + nbytes) // PAGE)
         if not 0 <= begin <= end <= len(self.addresses):
             raise ValueError(f"bytes {offset} to {offset + nbytes} are not in memory of {len(self.addresses)} pages")

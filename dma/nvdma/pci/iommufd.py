@@ -87,16 +87,17 @@ def _not_mapped(nbytes: int, error: OSError) -> ArenaExhausted | VfioError:
 
 @dataclass(frozen=True, slots=True)
 class IommufdAccess:
-    """A function through iommufd; see Access."""
+    """A function through iommufd: its address space, and the device's descriptor."""
 
     space: AddressSpace
     device: Device
 
     @classmethod
     def attach(cls, iommufd: int, device: int) -> Self:
-        """Of the two descriptors that `nvdma.pci.iommufd_open` opened, perhaps in another process. Raises VfioError.
+        """Takes the two descriptors that `nvdma.pci.iommufd_open` opened, perhaps in another process. Raises VfioError.
 
-        The function gets an empty address space: one that it had before, and what was mapped there, it reaches no more.
+        The function gets an empty address space. It no longer reaches the one that it had before, nor what is mapped
+        there.
         """
         space = AddressSpace.make(iommufd)
         argument = ATTACHMENT.pack(ATTACHMENT.size, 0, space.number)
@@ -104,17 +105,17 @@ class IommufdAccess:
         return cls(space, Device(device))
 
     def map_memory(self, view: memoryview, address: int, stack: ExitStack) -> DmaMemory:
-        """See Access."""
+        """Pins memory at virtual `address` and maps it for the function. Raises ArenaExhausted and VfioError."""
         return self.space.map(view, address, stack)
 
     def map_registers(self, stack: ExitStack) -> Registers:
-        """See Access."""
+        """The registers in BAR 0, mapped until `stack` is closed. Raises VfioError."""
         return self.device.map_bar(0, stack)
 
     def enable_bus_master(self, stack: ExitStack) -> None:
-        """See Access."""
+        """Lets the function read and write memory until `stack` is closed. Raises VfioError."""
         self.device.enable_bus_master(stack)
 
     def reset(self) -> None:
-        """See Access."""
+        """Resets the function. Raises VfioError."""
         self.device.reset()

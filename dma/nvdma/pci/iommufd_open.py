@@ -55,7 +55,7 @@ def cdev_of(address: PciAddress, root: Path = ROOT) -> str | None:
 
 
 def has_iommufd(address: PciAddress, root: Path = ROOT) -> bool:
-    """Whether `open_cdev` is a way to a function; known once vfio-pci holds it."""
+    """True when `open_cdev` is a way to a function; known once vfio-pci holds it."""
     return (root / IOMMU).exists() and cdev_of(address, root) is not None
 
 

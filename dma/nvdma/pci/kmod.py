@@ -46,11 +46,11 @@ class KmodAccess:
         self.fd = fd
 
     def caps(self) -> Caps:
-        """What the module says. Raises ModuleError."""
+        """The module's facts of the function. Raises ModuleError."""
         return caps_of(self.fd)
 
     def map_memory(self, view: memoryview, address: int, stack: ExitStack) -> DmaMemory:
-        """See Access."""
+        """Pins memory at virtual `address` until `stack` is closed. Raises ArenaExhausted and ModuleError."""
         request = bytearray(PIN.pack(address, view.nbytes, 0, 0))
         handle = PIN.unpack(self._pin(request, f"pinning {view.nbytes} bytes for the device"))[2]
         own = view[:]
@@ -75,19 +75,19 @@ class KmodAccess:
         return Scattered(self._pages(handle, nbytes))
 
     def map_registers(self, stack: ExitStack) -> MappedRegisters:
-        """See Access."""
+        """The registers in BAR 0, mapped until `stack` is closed. Raises ModuleError and OSError."""
         nbytes = self.caps().bar_bytes
         mapping = mmap.mmap(self.fd, nbytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         stack.callback(mapping.close)
         return MappedRegisters(ctypes.addressof(ctypes.c_char.from_buffer(mapping)), nbytes)
 
     def enable_bus_master(self, stack: ExitStack) -> None:
-        """See Access."""
+        """Lets the function read and write memory; `stack` resets it. Raises ModuleError."""
         call(self.fd, SET_MASTER, bytearray(), "letting it read and write memory")
         stack.callback(self.reset)
 
     def reset(self) -> None:
-        """See Access: the module disables the controller and clears its bus mastering."""
+        """Has the module disable the controller and clear its bus mastering. Raises ModuleError."""
         call(self.fd, QUIESCE, bytearray(), "stopping it")
 
     def _pin(self, request: bytearray, what: str) -> bytearray:

@@ -41,7 +41,7 @@ class ModuleError(DmaError):
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """What the module says of a function: bytes pinned and mapped for it now, mappings ever leaked by any."""
+    """The module's facts of a function: bytes pinned and mapped for it now, mappings ever leaked by any."""
 
     translated: bool
     bar_bytes: int
@@ -61,7 +61,7 @@ def call(fd: int, number: int, argument: bytearray, what: str) -> bytearray:
 
 
 def caps_of(fd: int) -> Caps:
-    """What the module says of a function. Raises ModuleError also when it speaks another version."""
+    """The module's facts of a function. Raises ModuleError, also when it speaks another version."""
     abi, flags, *counts = CAPS.unpack(call(fd, GET_CAPS, bytearray(CAPS.size), "asking for its facts"))
     if abi != ABI:
         raise ModuleError(f"the module nvstream speaks version {abi} of its interface, expected {ABI}",

@@ -44,19 +44,19 @@ class MappedRegisters:
         self._long_words = window.cast("Q")
 
     def read32(self, offset: int) -> int:
-        """See Registers."""
+        """The 4 bytes at `offset`, all ones when the device is gone. Raises ValueError unless aligned and inside."""
         return self._words[self._index(offset, 4)]
 
     def read64(self, offset: int) -> int:
-        """See Registers."""
+        """The 8 bytes at `offset`, all ones when the device is gone. Raises ValueError unless aligned and inside."""
         return self._long_words[self._index(offset, 8)]
 
     def write32(self, offset: int, value: int) -> None:
-        """See Registers."""
+        """Writes 4 bytes at `offset`, in one posted store. Raises ValueError outside the window, or unaligned."""
         self._words[self._index(offset, 4)] = value
 
     def write64(self, offset: int, value: int) -> None:
-        """See Registers."""
+        """Writes 8 bytes at `offset`, in one posted store. Raises ValueError outside the window, or unaligned."""
         self._long_words[self._index(offset, 8)] = value
 
     def _index(self, offset: int, width: int) -> int:

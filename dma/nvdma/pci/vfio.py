@@ -63,7 +63,7 @@ class Container:
         return DmaMemory(own, address, self.map_pages(address, view.nbytes, stack))
 
     def map_pages(self, address: int, nbytes: int, stack: ExitStack) -> Contiguous:
-        """What `map` does, of whatever lies at `address`: also of a BAR that is mapped there."""
+        """Maps `nbytes` of whatever lies at `address`, as `map` does: also of a BAR that is mapped there."""
         if self._space is None:
             self._space = IovaSpace(self.iova_ranges())
         iova = self._space.take(nbytes)

@@ -55,7 +55,7 @@ def _check_driver(address: PciAddress) -> None:
 
 
 def has_containers() -> bool:
-    """Whether the kernel has VFIO's containers, which `open_function` needs; newer ones may have iommufd alone."""
+    """True when the kernel has VFIO's containers, which `open_function` needs; newer ones may have iommufd alone."""
     return CONTAINER_PATH.exists()
 
 

@@ -1,7 +1,7 @@
 """How does a test make a real engine fail, or speak nonsense, at a moment of its choice?
 
 Python imports this file first in each process of a daemon that was started with `support.sabotage`. An engine gets a
-thread more, which runs what comes through the FIFO that NVSTREAM_SABOTAGE names.
+thread more, which runs what comes through a FIFO of its own: what NVSTREAM_SABOTAGE names, and its pid.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 
@@ -17,6 +19,8 @@ def sabotage(orders: str) -> None:
     from nvstreamd.engine.channel import Channel
 
     send = Channel.send
+    # Before its walls: behind them it makes none.
+    os.mkfifo(f"{orders}-{os.getpid()}")
 
     def first_send(channel: Channel, report: Any) -> None:
         Channel.send = send  # type: ignore[method-assign]
@@ -29,7 +33,7 @@ def sabotage(orders: str) -> None:
 def obey(orders: str, channel: Any) -> None:
     """Runs one order after the other, and says when it has."""
     while True:
-        with open(orders, encoding="utf-8") as source:
+        with open(f"{orders}-{os.getpid()}", encoding="utf-8") as source:
             code = source.read()
         said = ""
         try:
@@ -41,5 +45,20 @@ def obey(orders: str, channel: Any) -> None:
         os.rename(f"{orders}.done.draft", f"{orders}.done")
 
 
+def have_a_card() -> None:
+    """Gives an engine a card that is fibers (support.fiber_gpu): its driver's calls and its compiler are others."""
+    from nvstreamd.kernels import gpu_open
+
+    def open_card(number: int, vram: int, kept: Path | None, stack: ExitStack) -> Any:
+        from nvstreamd.kernels.gpu_device import GpuDevice
+        from support.fiber_gpu import FiberCompiler, FiberDriver
+
+        return GpuDevice(FiberDriver(), FiberCompiler(), stack, vram)
+
+    gpu_open.open_card = open_card
+
+
+if "NVSTREAM_FIBER_CARD" in os.environ and "nvstreamd.engine" in sys.orig_argv:
+    have_a_card()
 if "NVSTREAM_SABOTAGE" in os.environ and "nvstreamd.engine" in sys.orig_argv:
     sabotage(os.environ["NVSTREAM_SABOTAGE"])

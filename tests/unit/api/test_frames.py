@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nvstreamd.api.frames import WORK_OF_A_CALL, Frames
-from support import raw_http2
+from support.http2 import DATA, PING, PREFACE, call_frames, frame, message, settings
 
-ONE_CALL = raw_http2.headers(1, "/a/b") + raw_http2.message(1, b"x" * 300)
-PINGS = raw_http2.frame(raw_http2.PING, 0, 0, b"12345678") * 5
-CONNECTION = raw_http2.PREFACE + raw_http2.settings(window=0) + ONE_CALL + PINGS + raw_http2.frame(raw_http2.DATA, 0, 1)
+ONE_CALL = call_frames("/a/b", message(b"x" * 300))
+PINGS = frame(PING, 0, 0, b"12345678") * 5
+CONNECTION = PREFACE + settings(initial_window_size=0) + ONE_CALL + PINGS + frame(DATA, 0, 1)
 
 
 @given(st.lists(st.integers(0, len(CONNECTION)), max_size=40))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from unit.client.drivers import AsyncDriver, SyncDriver
 from unit.client.peer import Peer
+from unit.client.terminal import standard_input
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +36,14 @@ def peer(socket_dir: Path) -> Iterator[Peer]:
     server = Peer(socket_dir / "s")
     yield server
     server.close()
+
+
+@pytest.fixture
+def at_the_peer(monkeypatch: pytest.MonkeyPatch, socket_dir: Path) -> None:
+    """Commands that run in this process dial the peer, and their standard input is empty and no terminal."""
+    monkeypatch.setenv("NVSTREAM_SOCKET", str(socket_dir / "s"))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stdin", standard_input(b""))
 
 
 @pytest.fixture(params=[SyncDriver, AsyncDriver], ids=["sync", "asyncio"])

@@ -35,6 +35,9 @@ def finished(reason: str = "END") -> Event:
         cached_tokens=4,
         completion_tokens=30,
         weight_passes=31,
+        proposed_tokens=12,
+        accepted_tokens=9,
+        caused_bytes=2 << 20,
         bytes=[inference_pb2.TierBytes(tier=inference_pb2.TIER_NVME, bytes=3 << 20)],
         queue_time=Duration(nanos=500_000_000),
         prefill_time=Duration(seconds=1),
@@ -64,6 +67,8 @@ def serving(name: str = "smollm2") -> models_pb2.Model:
         measured_pass_seconds=0.05,
         backend="uring",
         kernel="native-q8_0",
+        arithmetic="nvstream-2",
+        kv_budget=8 << 20,
         notes=NOTES,
     )
     return models_pb2.Model(

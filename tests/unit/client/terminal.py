@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import pty
 import select
@@ -10,6 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from nvstream.cli.app import build
 from unit.client.peer import PATIENCE
@@ -24,6 +28,16 @@ def run_inside(*args: str) -> int:
     except SystemExit as exited:
         return int(exited.code or 0)
     raise AssertionError("the command did not exit")
+
+
+def standard_input(content: bytes) -> io.TextIOWrapper:
+    """What takes the place of this process's standard input, and is no terminal."""
+    return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8")
+
+
+def json_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """What the command printed: one object a line."""
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 def start(socket: Path, *args: str, **options: Any) -> subprocess.Popen[bytes]:

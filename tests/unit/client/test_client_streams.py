@@ -34,7 +34,8 @@ def test_events_arrive_whole_and_in_order(driver: Driver, peer: Peer) -> None:
     assert [(one.token_ids, one.text) for one in events[2:5]] == [((1, 2), "Hel"), ((3,), ""), ((4,), "lo")]
     assert events[5].reason == nvstream.FinishReason.LENGTH
     assert events[5].stop_match is None
-    assert events[5].usage == nvstream.Usage(12, 4, 30, 31, {nvstream.Tier.NVME: 3 << 20}, 0.5, 1.0, 10.0)
+    usage = nvstream.Usage(12, 4, 30, 31, {nvstream.Tier.NVME: 3 << 20}, 0.5, 1.0, 10.0, 12, 9, caused_bytes=2 << 20)
+    assert events[5].usage == usage
     assert len(events) == 6
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from nvstreamd.supervisor.commands import Describe
 from nvstreamd.supervisor.engine_uids import EngineUsers, Task
 from nvstreamd.supervisor.process import EngineProcess
-from nvstreamd.wire.engine_pb2 import Load, ToEngine
 
 # More steps of the event loop than stopping an engine takes that has ended.
 STEPS = 20
@@ -19,7 +19,7 @@ def test_a_cancelled_stop_is_cancelled_or_over() -> None:
 
 async def _cancel_at_each_step() -> None:
     engine = EngineProcess(EngineUsers(), Task.SERVE)
-    await engine.start(ToEngine(load=Load()), [])
+    await engine.start(Describe([]), [])
     engine.kill()
     await engine.stop()
     for steps in range(STEPS):

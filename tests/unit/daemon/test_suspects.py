@@ -8,7 +8,7 @@ from nvstreamd.errors import PoisonedRequest
 from nvstreamd.supervisor import calls as module
 from nvstreamd.supervisor.calls import Calls
 from nvstreamd.supervisor.suspicion import PATIENCE_SECONDS
-from nvstreamd.wire.engine_pb2 import Run
+from support.calls import run_order
 
 
 class Clock:
@@ -29,11 +29,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def opened(calls: Calls, uid: int, text: str) -> int:
-    return calls.open(Run(uid=uid, text=text), lambda tokens: None).run.id
+    return calls.open(run_order(uid, text), lambda tokens: None).number
 
 
 def handed_over(calls: Calls) -> list[int]:
-    return [command.run.id for command in calls.to_hand_over()]
+    return [command.number for command in calls.to_hand_over()]
 
 
 def test_a_suspect_without_a_quiet_moment_is_tried_when_it_comes_again(clock: Clock) -> None:
@@ -86,6 +86,6 @@ def test_a_suspect_that_comes_again_does_not_wait_for_ever(clock: Clock) -> None
     for _ in range(2):
         clock.now += PATIENCE_SECONDS + 1
         calls.give_up_suspects()
-        assert {stream.run.uid for stream in calls.streams.values()} == {2}
+        assert {stream.order.uid for stream in calls.streams.values()} == {2}
         opened(calls, 1, "hello")
         handed_over(calls)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import grpc
 import pytest
@@ -58,3 +59,6 @@ def test_a_record_of_the_log_is_one_bounded_line() -> None:
     record = logging.LogRecord("name", logging.ERROR, __file__, 1, "told %s", ("\n" * 10**6,), info)
     line = BoundedFormatter().format(record)
     assert "\n" not in line and len(line.encode()) <= LOG_BYTES
+    ours = BoundedFormatter("a model\n" + "x" * 10**6).format(record)
+    assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]{12}\+00:00 a model x", ours)
+    assert "\n" not in ours and len(ours.encode()) <= LOG_BYTES and "ERROR name: told" in ours

@@ -49,6 +49,7 @@ def test_programs_read_the_same(monkeypatch: pytest.MonkeyPatch, configuration: 
     status, text = doctor(monkeypatch, "--config", configuration, "--json", "--probe", tmp_path / "model")
     found = json.loads(text)
     assert status == 0 and found["serves"] and [each["path"] for each in found["paths"]] == DESIGN
+    assert [each["device"] for each in found["devices"]] == ["gpu"]
     assert found["machine"]["kernel"] and {each["nbytes"] for each in found["probes"]} == {5000}
 
 
@@ -65,9 +66,9 @@ def test_a_claim_that_cannot_be_read_is_a_reason(
     assert status == 0 and "this claim cannot be read" in text and "bring the drive back by hand" in text
 
 
-def test_neither_numpy_nor_torch_is_loaded_for_it(configuration: Path) -> None:
+def test_nothing_that_computes_is_loaded_for_it(configuration: Path) -> None:
     script = ("import sys; from nvstreamd.__main__ import main; "
               f"sys.argv = ['nvstreamd', 'doctor', '--config', {str(configuration)!r}]; main(); "
-              "sys.exit(sorted({'numpy', 'torch', 'grpc'} & set(sys.modules)) or 0)")
+              "sys.exit(sorted({'numpy', 'torch', 'grpc', 'cupy', 'cuda.bindings'} & set(sys.modules)) or 0)")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

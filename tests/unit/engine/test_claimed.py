@@ -9,8 +9,8 @@ import pytest
 from nvdma.pci.access import VfioAccess
 from nvdma.pci.kmod import KmodAccess
 from nvstreamd.engine.claimed import ClaimedDrives
+from nvstreamd.engine.commands import ClaimedDrive
 from nvstreamd.errors import ProtocolError, StorageError
-from nvstreamd.wire.engine_pb2 import ClaimedDrive
 
 FIRST = ClaimedDrive(serial="LAB0", address="0000:01:00.0", way="vfio")
 SECOND = ClaimedDrive(serial="LAB1", address="0000:02:00.0", way="nvstream")
@@ -34,12 +34,12 @@ def test_a_drive_without_an_iommu_is_told_of_in_status() -> None:
 def test_a_drive_that_cannot_be_had_is_an_error_of_the_storage() -> None:
     """Neither descriptor is an iommufd."""
     with Path("/dev/null").open("rb") as null, pytest.raises(StorageError, match="address space"):
-        ClaimedDrives([ClaimedDrive(serial="LAB0", way="iommufd")], [null.fileno(), null.fileno()])
+        ClaimedDrives([ClaimedDrive("LAB0", "", "iommufd")], [null.fileno(), null.fileno()])
 
 
 @pytest.mark.parametrize(("given", "fds"), [
     ([FIRST], [10]), ([FIRST], [10, 11, 12]), ([SECOND], []), ([SECOND], [10, 11]), ([], [10]),
-    ([ClaimedDrive(serial="LAB0", way="uio")], [10]), ([ClaimedDrive(serial="LAB0")], [10, 11]),
+    ([ClaimedDrive("LAB0", "", "uio")], [10]), ([ClaimedDrive("LAB0", "", "")], [10, 11]),
 ])
 def test_what_does_not_fit_is_refused(given: list[ClaimedDrive], fds: list[int]) -> None:
     with pytest.raises(ProtocolError):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nvstreamd.engine.constraint import Constraint, Constraints
+from nvstreamd.engine.constraint import Constraint, Constraints, check
 from nvstreamd.engine.sampling import Sampling, choose
 from nvstreamd.engine.tokenizer import Tokenizer, load
 from nvstreamd.errors import InvalidRequest
@@ -89,8 +89,9 @@ SCHEMAS: dict[str, tuple[dict[str, Any], Callable[[Any], bool]]] = {
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_a_random_walk_ends_in_valid_json(tokenizer: Tokenizer, constraints: Constraints, name: str) -> None:
     schema, valid = SCHEMAS[name]
+    checked = check(json.dumps(schema))
     for seed in range(6):
-        ids = list(walk(tokenizer, constraints.json_schema(json.dumps(schema)), seed))
+        ids = list(walk(tokenizer, constraints.compile(checked), seed))
         text = b"".join(tokenizer.token_bytes(token) for token in ids).decode()
         assert valid(json.loads(text)), text
 
@@ -98,13 +99,13 @@ def test_a_random_walk_ends_in_valid_json(tokenizer: Tokenizer, constraints: Con
 @pytest.mark.parametrize("name", ["nested", "not ascii"])
 def test_a_replayed_constraint_allows_what_the_undisturbed_one_allows(tokenizer: Tokenizer, constraints: Constraints,
                                                                       name: str) -> None:
-    schema = json.dumps(SCHEMAS[name][0])
-    undisturbed = constraints.json_schema(schema)
+    schema = check(json.dumps(SCHEMAS[name][0]))
+    undisturbed = constraints.compile(schema)
     taken: list[int] = []
     for token in walk(tokenizer, undisturbed, 3):
         taken.append(token)
         if len(taken) % 7 == 1:
-            other = constraints.json_schema(schema)
+            other = constraints.compile(schema)
             other.advance(taken)
             assert other.complete == undisturbed.complete
             assert other.complete or np.array_equal(other.allowed(), undisturbed.allowed())
@@ -125,6 +126,23 @@ def test_a_text_that_goes_on_past_an_end_token_is_complete(tokenizer: Tokenizer,
     constraint = constraints.json_schema('{"type": "integer"}')
     constraint.advance([*tokenizer.encode("4", add_special=False, parse_special=False), min(tokenizer.eog_ids)])
     assert constraint.complete
+
+
+def test_forced_tokens_are_the_only_ones_that_are_allowed(tokenizer: Tokenizer, constraints: Constraints) -> None:
+    """So a guess of them is never wrong."""
+    constraint, text, forced = constraints.json_schema(json.dumps({"const": "one two three four five six"})), [], 0
+    while not constraint.complete:
+        guess, allowed = constraint.forced(4), np.flatnonzero(constraint.allowed())
+        assert not guess or allowed.tolist() == [guess[0]]
+        forced += bool(guess)
+        text.append(int(allowed[0]))
+        constraint.advance(text[-1:])
+    assert json.loads(tokenizer.decode(text)) == "one two three four five six" and forced > 5
+
+
+def test_of_a_long_schema_nothing_is_forced(constraints: Constraints) -> None:
+    """Its text is found at once: a megabyte of it held up everybody's passes for a quarter of a second, each."""
+    assert constraints.json_schema(json.dumps({"const": "abc " * 20_000})).forced(4) == ()
 
 
 def test_control_tokens_never_spell_json(tokenizer: Tokenizer, constraints: Constraints) -> None:

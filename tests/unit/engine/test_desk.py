@@ -6,15 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from nvstreamd.engine.preparation.desk import CHEAP, QUICK_SECONDS, Ask, Desk, Job
-from nvstreamd.wire.engine_pb2 import Encode, Encoded, Failure, FromEngine, Prepare, Run
+from nvstreamd.engine.commands import Encode, Written
+from nvstreamd.engine.preparation.desk import Desk, Job
+from nvstreamd.engine.preparation.questions import CHEAP, QUICK_SECONDS, Ask
+from nvstreamd.wire.engine_pb2 import Encoded, Failure, FromEngine
 
-SCHEMA = Ask.of(Prepare(json_schema="{}"), CHEAP + 1)
-TEXT = Ask.of(Prepare(encode=Encode(text="x" * 2 * CHEAP)), 2 * CHEAP)
+SCHEMA = Ask.of_schema("{}", CHEAP + 1)
+TEXT = Ask.of_text(b"x" * 2 * CHEAP, 2 * CHEAP)
+NOTHING = Written(0, None, bytes)
 
 
 def job(ask: Ask, answer: FromEngine | None, uid: int = 1) -> Job:
-    return Job(Run(id=uid, uid=uid), [ask], ask.cost_with(answer))
+    return Job(Encode(uid, uid, NOTHING, share=uid), [ask], ask.cost_with(answer))
 
 
 @pytest.mark.parametrize(("ask", "answer", "costly"), [

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nvstreamd.engine.fair import Counters, shares_of_pass
-from nvstreamd.engine.kv_pages import KvPages
+from nvstreamd.engine.fair import Tally, shares_of_pass
+from nvstreamd.engine.kv_cache import unbounded
+from nvstreamd.engine.pacing import Fixed
 from nvstreamd.engine.request import Request
 from nvstreamd.engine.scheduler import Scheduler, Work
+from support.examples import examples
 from unit.engine.rig import request
 
 PAGE, CHUNK, SLOTS = 4, 16, 4
@@ -29,7 +31,7 @@ class Box:
     """An engine without a model: users keep requests open, passes take time."""
 
     def __init__(self, pages: int = 1000) -> None:
-        self.plan = Scheduler(KvPages(pages, PAGE), SLOTS, CHUNK)
+        self.plan = Scheduler(unbounded(pages, PAGE), SLOTS, Fixed(CHUNK))
         self.tokens: Counter[int] = Counter()
         self.numbers = count(1)
 
@@ -111,7 +113,7 @@ def test_batch_waits_for_everybody_and_is_done_when_nobody_is_there() -> None:
 @given(traffic=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 70), st.integers(1, 40),
                                   st.sampled_from([0.01, 1.0, 100.0]), st.booleans()), min_size=1, max_size=25),
        pages=st.integers(28, 200))
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(derandomize=True, deadline=None, max_examples=examples(150))
 def test_whatever_users_want_all_of_it_ends(traffic: list[tuple[int, int, int, float, bool]], pages: int) -> None:
     box = Box(pages)
     wanted = [box.add(uid, prompt, generate, weight, batch) for uid, prompt, generate, weight, batch in traffic]
@@ -148,14 +150,21 @@ def test_a_pass_is_charged_to_those_who_caused_it() -> None:
     assert sum(shares_of_pass([5, 9, 1, 1], 1.0, 0.2)) == pytest.approx(1.0)
 
 
+def test_who_causes_reads_pays_for_them_and_nobody_else_computes_for_nothing() -> None:
+    """A token beside a prompt whose experts are waited for: its half of what both share, and its own wait."""
+    token, prompt = shares_of_pass([1, 64], 0.1, 0.012, [0.001, 0.029])
+    assert token == pytest.approx(0.006 + 0.001) and prompt == pytest.approx(0.093)
+    assert shares_of_pass([1, 1], 0.1, 0.04, [0.06, 0.0]) == pytest.approx([0.08, 0.02])
+
+
 def test_who_was_away_has_saved_up_nothing_and_owes_what_he_owed() -> None:
-    counters = Counters()
+    tally = Tally()
     for uid in (1, 2):
-        counters.arrive(uid)
-    counters.charge({1: 10.0, 2: 15.0}, {1, 2})
-    counters.leave(2, {1})
-    counters.charge({1: 1.0}, {1})
-    counters.arrive(3)
-    assert counters.served(3) == pytest.approx(11.0)
-    counters.arrive(2)
-    assert counters.served(2) == 15.0
+        tally.arrive(uid)
+    tally.charge({1: 10.0, 2: 15.0}, {1, 2})
+    tally.leave(2, {1})
+    tally.charge({1: 1.0}, {1})
+    tally.arrive(3)
+    assert tally.served(3) == pytest.approx(11.0)
+    tally.arrive(2)
+    assert tally.served(2) == 15.0

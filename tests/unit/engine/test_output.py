@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from nvstreamd.engine.output import Output, Piece
 from nvstreamd.engine.tokenizer import Detokenizer, Tokenizer, load
+from support.examples import examples
 from support.files import SMOLLM2
 from support.vocab_gguf import read_metadata
 
-fixed = settings(derandomize=True, deadline=None, max_examples=300)
+fixed = settings(derandomize=True, deadline=None, max_examples=examples(300))
 # Short and self-similar, so that texts run into their beginnings again and again.
 STOPS = st.lists(st.text("ab\u00e4", min_size=1, max_size=4), max_size=3)
 # Whole and broken code points; the empty one is a control token.

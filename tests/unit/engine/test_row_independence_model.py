@@ -11,17 +11,22 @@ import pytest
 
 from nvstreamd import ggml
 from nvstreamd.engine.describe import read_model
+from nvstreamd.engine.kv_cache import GroupPages, KvCache
+from nvstreamd.engine.kv_pages import KvPages
 from nvstreamd.engine.load import Loaded, sizes_of
-from nvstreamd.engine.scheduler import Work
-from nvstreamd.kernels.batch import PAGE_TOKENS, Floats
-from nvstreamd.weights.files import open_all
-from nvstreamd.weights.placement import minimum_budget
+from nvstreamd.engine.pacing import Fixed
+from nvstreamd.engine.scheduler import Scheduler, Work
+from nvstreamd.kernels.arrays import Floats
+from nvstreamd.kernels.rows import PAGE_TOKENS
+from nvstreamd.pieces import Kind
+from nvstreamd.weights.packed.files import open_all
 from support.our_logits import first_pages, loaded, sequence
-from support.random_gguf import Options, tiny, write
+from support.random_gguf import Options, write
+from support.shapes import tiny
 
 # Over two pages, and no multiple of a tile.
 LENGTH = 77
-TYPES = {"llama": ggml.Q4_0, "qwen3": ggml.Q8_0}
+TYPES = {"llama": ggml.Q4_0, "qwen3": ggml.Q8_0, "gemma3": ggml.Q5_0, "qwen3moe": ggml.Q8_0}
 
 
 def prompt(seed: int, length: int = LENGTH) -> list[int]:
@@ -45,14 +50,15 @@ def last_logits(model: Loaded, tokens: Sequence[int], chunks: Sequence[int], pag
                 company: Sequence[Sequence[int]] = ()) -> Floats:
     """Logits of the last token, computed in these chunks while each of `company` is computed beside it."""
     pages_each = len(first_pages(LENGTH))
-    own = sequence(tokens, pages)
-    others = [sequence(ids, first_pages(len(ids), (number + 1) * pages_each)) for number, ids in enumerate(company)]
+    own = sequence(model, tokens, pages)
+    others = [sequence(model, ids, first_pages(len(ids), (number + 1) * pages_each))
+              for number, ids in enumerate(company)]
     begin = 0
     for count in chunks:
         work = [Work(other, begin, min(count, len(other.tokens) - begin))
                 for other in others if begin < len(other.tokens)]
         work.insert(len(work) // 2, Work(own, begin, count))
-        logits = model.runner.run(work)
+        logits = model.runner.run(work).scores
         begin += count
     assert begin == len(tokens)
     samples = [item for item in work if item.samples]
@@ -92,10 +98,54 @@ def test_the_number_of_threads_changes_nothing(file: Path, alone: Floats, thread
         assert np.array_equal(last_logits(other, prompt(1), [20, 57], first_pages(LENGTH)), alone)
 
 
+def test_the_head_is_read_for_those_who_sample_alone(file: Path, alone: Floats) -> None:
+    """A prompt in five passes: four need no scores."""
+    with ExitStack() as stack:
+        found = read_model(open_all([file], stack))
+        smallest = sizes_of(found).least
+    layers, head = (sum(segment.read_bytes for segment in found.manifest.segments if segment.key.kind is kind)
+                    for kind in (Kind.LAYER, Kind.HEAD))
+    with loaded([file], budget=smallest) as other:
+        own, costs, missed, begin = sequence(other, prompt(1), first_pages(LENGTH)), [], 0, 0
+        for count in (20, 20, 20, 10, 7):
+            computed = other.runner.run([Work(own, begin, count)])
+            costs.append(computed.cost.streamed_bytes - computed.cost.missed_bytes)
+            missed += computed.cost.missed_bytes
+            begin += count
+        assert np.array_equal(computed.scores[0], alone)
+        assert costs == [layers] * 4 + [layers + head]
+        ahead = other.plan.tiers[0].slots * other.plan.tiers[0].slot_bytes
+        ahead += 0 if other.plan.experts is None else other.plan.experts.memory
+        assert other.flow.counters.streamed_bytes <= sum(costs) + missed + 2 * ahead
+
+
 def test_weights_that_stream_change_nothing(file: Path, alone: Floats) -> None:
     with ExitStack() as stack:
         found = read_model(open_all([file], stack))
-        smallest = minimum_budget(sizes_of(found), found.manifest.constants.nbytes)
+        smallest = sizes_of(found).least
     with loaded([file], budget=smallest) as other:
         assert other.plan.streamed_bytes
         assert np.array_equal(last_logits(other, prompt(1), [LENGTH], first_pages(LENGTH)), alone)
+
+
+def test_what_a_window_no_longer_sees_is_given_back_and_changes_nothing(tmp_path: Path) -> None:
+    """200 tokens through the scheduler, in chunks and one by one, over few pages of the window: as in one pass."""
+    path = tmp_path / "model.gguf"
+    write(path, tiny("gemma3", layers=7), Options(type=ggml.Q8_0))
+    tokens = prompt(3, 200)
+    with loaded([path], 2) as model:
+        alone = last_logits(model, tokens, [200], first_pages(200))
+        cache = KvCache([GroupPages(KvPages(count, PAGE_TOKENS), group.window)
+                         for count, group in zip((7, 5), model.runner.model.kv, strict=True)])
+        plan = Scheduler(cache, 1, Fixed(48))
+        own = sequence(model, tokens[:190], [])
+        own.limit, own.kept = 210, cache.nothing()
+        plan.add(own)
+        while len(own.tokens) < 200 or own.pending:
+            work = plan.next_pass()
+            scores = model.runner.run(work).scores
+            plan.computed(work)
+            assert cache.pools[1].pages.used <= 5
+            if not own.pending and len(own.tokens) < 200:
+                own.tokens.append(tokens[len(own.tokens)])
+        assert np.array_equal(scores[0], alone)

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from nvstreamd.engine.kv_pages import KvPages
+from nvstreamd.engine.kv_cache import unbounded
+from nvstreamd.engine.pacing import Fixed
 from nvstreamd.engine.request import Request
 from nvstreamd.engine.scheduler import Scheduler, Work
 from nvstreamd.errors import InvalidRequest
+from support.examples import examples
 from unit.engine.rig import request
 
 PAGE = 4
@@ -20,8 +22,13 @@ MOST_RUNNING = 3
 CHUNK = 6
 
 
+def pages_of(item: Request) -> list[int]:
+    """The pages that a request holds."""
+    return [page for table in item.kept.tables for page in table.pages[table.first :]]
+
+
 def scheduler(pages: int, max_running: int = MOST_RUNNING, chunk: int = CHUNK) -> Scheduler:
-    return Scheduler(KvPages(pages, PAGE), max_running, chunk)
+    return Scheduler(unbounded(pages, PAGE), max_running, Fixed(chunk))
 
 
 def sequence(number: int, length: int, generate: int, pages: int, uid: int = 0) -> Request:
@@ -104,7 +111,7 @@ def test_exactly_the_pages_of_one_full_context_are_enough_for_any_number_of_requ
         plan.add(item)
     drain(plan)
     assert [len(item.tokens) for item in requests] == [5 * PAGE] * 6
-    assert plan.pages.used == 0
+    assert plan.kv.used == 0
 
 
 def test_a_request_that_can_never_fit_is_refused_at_once() -> None:
@@ -130,7 +137,7 @@ def test_two_that_fit_only_one_at_a_time_both_finish_and_the_older_never_yields(
     assert older.preemptions == 0 and younger.preemptions > 0
     drain(plan)
     assert len(younger.tokens) == 24
-    assert plan.pages.used == 0
+    assert plan.kv.used == 0
 
 
 def test_a_preempted_request_gives_its_pages_back_and_is_not_charged_a_cache_hit_on_itself() -> None:
@@ -140,7 +147,7 @@ def test_a_preempted_request_gives_its_pages_back_and_is_not_charged_a_cache_hit
     plan.add(younger)
     while not younger.preemptions:
         run_pass(plan)
-    assert younger.pages == [] and younger.computed == 0 and list(plan.waiting) == [younger]
+    assert not pages_of(younger) and younger.computed == 0 and list(plan.waiting) == [younger]
     drain(plan)
     assert younger.cached == 0
 
@@ -171,10 +178,10 @@ def test_a_request_cancelled_while_its_pass_runs_takes_no_pages_with_it() -> Non
     plan.remove(item)
     plan.computed(work)
     plan.remove(item)
-    assert plan.idle and plan.pages.used == 0
+    assert plan.idle and plan.kv.used == 0
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(derandomize=True, deadline=None, max_examples=examples(150))
 @given(
     pages=st.integers(2, 12),
     running=st.integers(1, 5),
@@ -188,7 +195,7 @@ def test_whatever_comes_all_of_it_ends(pages: int, running: int, chunk: int, siz
         plan.add(item)
     drain(plan, most=20000)
     assert all(finished(item) for item in requests)
-    assert plan.pages.used == 0
+    assert plan.kv.used == 0
 
 
 class Traffic(RuleBasedStateMachine):
@@ -216,7 +223,7 @@ class Traffic(RuleBasedStateMachine):
         item = data.draw(st.sampled_from(self.alive))
         self.alive.remove(item)
         self.plan.remove(item)
-        assert item.pages == []
+        assert not pages_of(item)
 
     @rule()
     def next_pass(self) -> None:
@@ -226,24 +233,25 @@ class Traffic(RuleBasedStateMachine):
         assert sum(prompts) <= CHUNK
         assert len({id(item.request) for item in work}) == len(work) <= MOST_RUNNING
         for item in work:
-            assert not item.request.pages or item.begin + item.count <= len(item.request.pages) * PAGE
+            held = pages_of(item.request)
+            assert not held or item.begin + item.count <= len(held) * PAGE
         in_work = {item.request.id for item in work}
         assert all(r.id in in_work for r in self.plan.running if r.pending == 1 and r.generated > 1)
         self.alive = [item for item in self.alive if not finished(item)]
 
     @invariant()
     def every_page_has_its_holders(self) -> None:
-        held = {page for item in self.plan.running for page in item.pages}
-        assert len(held) == self.plan.pages.used
+        held = {page for item in self.plan.running for page in pages_of(item)}
+        assert len(held) == self.plan.kv.used
         assert len(self.plan.running) <= MOST_RUNNING
-        assert not any(item.pages for item in self.plan.waiting)
+        assert not any(pages_of(item) for item in self.plan.waiting)
 
     def teardown(self) -> None:
         drain(self.plan)
         assert all(finished(item) for item in self.alive)
-        assert self.plan.pages.used == 0
+        assert self.plan.kv.used == 0
 
 
 def test_traffic_in_any_order() -> None:
     run_state_machine_as_test(
-        Traffic, settings=settings(derandomize=True, deadline=None, max_examples=60, stateful_step_count=40))
+        Traffic, settings=settings(derandomize=True, deadline=None, max_examples=examples(60), stateful_step_count=40))

@@ -8,11 +8,11 @@ import pytest
 
 from nvstreamd.errors import ClaimRefused, HardwareError, JournalError
 from nvstreamd.hardware import drivers
+from nvstreamd.hardware.changes import changes_to_make
 from nvstreamd.hardware.claims import Claims
 from nvstreamd.hardware.eligibility import Policy
 from nvstreamd.hardware.inventory import take
 from nvstreamd.hardware.journal import Record
-from nvstreamd.hardware.steps import steps_to_take
 from support.fake_kernel import ADDRESS, DEVICE, SECOND, SERIAL, Crash, FakeKernel, Fate, FatefulJournal
 
 POLICY = Policy(frozenset({SERIAL}))
@@ -192,14 +192,14 @@ def test_a_drive_that_is_pulled_out_at_any_point_leaves_nothing_behind(tmp_path:
         assert not kernel.exists("sys/module/vfio_pci"), point
 
 
-def test_a_step_that_the_kernel_refuses_takes_the_others_back(tmp_path: Path) -> None:
+def test_a_change_that_the_kernel_refuses_takes_the_others_back(tmp_path: Path) -> None:
     kernel, claims = machine(tmp_path)
     kernel.boot(power="auto")
     before = kernel.state()
     (controller,) = take(kernel).controllers
-    steps = [step for step in steps_to_take(kernel, controller.function) if "override" not in step.describe()]
+    changes = [change for change in changes_to_make(kernel, controller.function) if "override" not in change.describe()]
     with pytest.raises(HardwareError, match="No such device"):
-        claims.claim(controller, steps)
+        claims.claim(controller, changes)
     assert kernel.state() == before and not claims.journal.records()
 
 
@@ -237,10 +237,10 @@ def test_a_drive_is_claimed_once_only(tmp_path: Path) -> None:
     kernel, claims = machine(tmp_path)
     kernel.boot()
     found = take(kernel)
-    steps = claims.plan(found.controllers[0], found, POLICY)
-    claims.claim(found.controllers[0], steps)
+    changes = claims.plan(found.controllers[0], found, POLICY)
+    claims.claim(found.controllers[0], changes)
     with pytest.raises(JournalError, match="claimed already"):
-        claims.claim(found.controllers[0], steps)
+        claims.claim(found.controllers[0], changes)
     assert kernel.state() == CLAIMED
 
 
@@ -280,8 +280,8 @@ def test_a_plan_says_what_it_does_and_how_it_is_undone(tmp_path: Path) -> None:
     kernel, claims = machine(tmp_path)
     kernel.boot(power="auto")
     found = take(kernel)
-    steps = claims.plan(found.controllers[0], found, POLICY)
-    assert [(step.describe(), step.describe_revert()) for step in steps] == [
+    changes = claims.plan(found.controllers[0], found, POLICY)
+    assert [(change.describe(), change.describe_revert()) for change in changes] == [
         ("modprobe vfio-pci", "modprobe -r vfio-pci, if nothing else uses it"),
         (f"power/control of {ADDRESS}: auto -> on", f"power/control of {ADDRESS}: on -> auto"),
         (f"unbind {ADDRESS} from nvme", f"bind {ADDRESS} to nvme"),

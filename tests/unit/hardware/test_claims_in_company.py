@@ -13,11 +13,11 @@ import pytest
 
 from nvdma.pci.address import PciAddress
 from nvstreamd.errors import HardwareError, JournalError, NvstreamError
+from nvstreamd.hardware.changes import changes_to_make
 from nvstreamd.hardware.claims import Claims
 from nvstreamd.hardware.eligibility import Policy
 from nvstreamd.hardware.inventory import take
 from nvstreamd.hardware.journal import Journal, Record
-from nvstreamd.hardware.steps import steps_to_take
 from nvstreamd.hardware.system import System
 from support.fake_kernel import ADDRESS, DRIVERS, SECOND, FakeKernel, Fate
 
@@ -81,10 +81,10 @@ def test_a_drive_that_is_mounted_after_the_plan_was_made_is_not_torn_out(tmp_pat
     kernel, claims = machine(tmp_path)
     kernel.boot(power="auto")
     before, found = kernel.state(), take(kernel)
-    steps = claims.plan(found.controllers[0], found, POLICY)
+    changes = claims.plan(found.controllers[0], found, POLICY)
     kernel.held.add("nvme0n1")
     with pytest.raises(HardwareError, match="nvme0n1 came into use"):
-        claims.claim(found.controllers[0], steps)
+        claims.claim(found.controllers[0], changes)
     assert kernel.state() == before and not claims.journal.records()
 
 
@@ -103,25 +103,25 @@ def test_a_claim_that_cannot_be_read_does_not_keep_the_others_from_being_put_rig
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """A step at which the administrator presses Ctrl-C, or systemd's patience ends."""
+    """A change at which the administrator presses Ctrl-C, or systemd's patience ends."""
 
     kind: ClassVar[str] = "interrupted"
     error: str
 
     def describe(self) -> str:
-        """See Step."""
+        """See Change."""
         return "wait for Ctrl-C"
 
     def describe_revert(self) -> str:
-        """See Step."""
+        """See Change."""
         return "nothing"
 
     def apply(self, system: System) -> None:
-        """See Step."""
+        """See Change."""
         raise INTERRUPTIONS[self.error]
 
     def revert(self, system: System) -> None:
-        """See Step."""
+        """See Change."""
 
 
 @pytest.mark.parametrize("error", INTERRUPTIONS)
@@ -129,7 +129,7 @@ def test_a_claim_that_is_interrupted_is_taken_back(tmp_path: Path, error: str) -
     kernel, claims = machine(tmp_path)
     kernel.boot(power="auto")
     before, (controller,) = kernel.state(), take(kernel).controllers
-    real = steps_to_take(kernel, controller.function)
+    real = changes_to_make(kernel, controller.function)
     for place in range(len(real) + 1):
         with pytest.raises(INTERRUPTIONS[error]):
             claims.claim(controller, [*real[:place], Interrupted(error), *real[place:]])
@@ -197,7 +197,7 @@ def largest_file(nbytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_disk_that_is_full_at_any_line_of_the_journal_ends_the_claim_before_its_step(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_at_any_line_of_the_journal_ends_the_claim_before_its_change(tmp_path: Path) -> None:
     kernel, claims = machine(tmp_path)
     kernel.boot(power="auto")
     before, record = kernel.state(), claim(kernel, claims)

@@ -17,26 +17,26 @@ from nvstreamd.kernels.select import choose
 def test_the_best_instruction_set_is_taken_and_named() -> None:
     with ExitStack() as stack:
         kernels = choose(("cpu", "torch"), 2, stack)
-    assert kernels.ops.name == f"C++ for {CpuLibrary().best().name}, 2 threads"
+    assert kernels.device.name == f"C++ for {CpuLibrary().best().name}, 2 threads"
     assert not kernels.notes
 
 
 def test_without_the_library_the_reference_works_and_the_remedy_is_named(tmp_path: Path) -> None:
     with ExitStack() as stack:
         kernels = choose(("cpu", "torch"), 1, stack, tmp_path / "none.so")
-        assert kernels.ops.name == "torch"
+        assert kernels.device.name == "torch"
     assert len(kernels.notes) == 1 and "g++" in kernels.notes[0]
 
 
 def test_a_library_of_another_version_is_refused(tmp_path: Path) -> None:
     source, library = tmp_path / "other.cpp", tmp_path / "other.so"
-    names = ("kernel_name", "open", "close", "linear", "run", "norm", "finite", "read")
+    names = ("kernel_name", "open", "close", "check", "run", "angles", "read")
     body = "".join(f"void nv_{name}() {{}}\n" for name in names)
     source.write_text(f'extern "C" {{ int nv_abi() {{ return 999; }}\n{body}}}\n')
     subprocess.run(["c++", "-shared", "-fPIC", "-o", library, source], check=True)
     with ExitStack() as stack:
         kernels = choose(("cpu", "torch"), 1, stack, library)
-        assert kernels.ops.name == "torch" and "999" in kernels.notes[0]
+        assert kernels.device.name == "torch" and "999" in kernels.notes[0]
         with pytest.raises(KernelError, match="999"):
             choose(("cpu",), 1, stack, library)
 
@@ -90,5 +90,5 @@ def test_torch_may_be_missing() -> None:
         "sys.modules['torch'] = None\n"
         "with ExitStack() as stack:\n"
         "    kernels = choose(('torch', 'cpu'), 2, stack)\n"
-        "print(kernels.ops.name.split()[0], kernels.notes[0].split(':')[0])\n"
+        "print(kernels.device.name.split()[0], kernels.notes[0].split(':')[0])\n"
     ) == "C++ torch kernels refused\n"

@@ -13,13 +13,13 @@ import numpy.typing as npt
 import pytest
 
 from nvstreamd import ggml
-from nvstreamd.errors import KernelError
 from nvstreamd.ggml import GgmlType
-from nvstreamd.kernels.batch import PAGE_TOKENS, Batch, Cache, Floats, Heads, Span
+from nvstreamd.kernels.arrays import Floats
 from nvstreamd.kernels.cpu_library import InstructionSet
 from nvstreamd.kernels.dequantise import dequantise
-from nvstreamd.kernels.weight import Weight
-from unit.kernels.rig import INSTRUCTION_SETS, activations, angles, cpu_ops, product, random_weight, torch_ops
+from nvstreamd.program import Norm, Program, Project, Value
+from unit.kernels import rig
+from unit.kernels.rig import INSTRUCTION_SETS, Weight, activations, cpu, product, random_weight
 
 Doubles = npt.NDArray[np.float64]
 FLOATS = ("F32", "F16", "BF16")
@@ -55,19 +55,21 @@ def distance(found: Floats, wanted: Doubles) -> float:
 def test_every_type_is_multiplied_right(kernel: InstructionSet, kind: GgmlType, rows: int) -> None:
     """141 rows of weights: whole groups of lanes and some left over."""
     weight, x = random_weight(kind, 141, 768), activations(rows, 768)
-    with cpu_ops(kernel, 2) as ops:
-        assert distance(product(ops, x, weight), expected(x, weight)) < 2e-6
+    with cpu(kernel, 2) as device:
+        assert distance(product(device, x, weight), expected(x, weight)) < 2e-6
 
 
 @pytest.mark.parametrize("kind", ggml.SUPPORTED, ids=lambda kind: kind.name)
-def test_instruction_sets_agree_to_the_bit(kind: GgmlType) -> None:
-    weight, x = random_weight(kind, 77, 1280), activations(9, 1280)
-    found = []
-    for kernel in INSTRUCTION_SETS:
-        with cpu_ops(kernel) as ops:
-            found.append(product(ops, x, weight))
-    for other in found[1:]:
-        assert np.array_equal(other, found[0])
+@pytest.mark.parametrize("rows", [1, 9])
+def test_every_device_agrees_to_the_bit(kind: GgmlType, rows: int) -> None:
+    """The oracle and all instruction sets, with one row, whose kernel is another, and with several."""
+    weight, x = random_weight(kind, 77, 1280), activations(rows, 1280)
+    found = {}
+    for name, device in rig.every_device().items():
+        with device(1) as opened:
+            found[name] = product(opened, x, weight)
+    for name, other in found.items():
+        assert np.array_equal(other, found["torch"]), name
 
 
 @by_name
@@ -75,8 +77,8 @@ def test_instruction_sets_agree_to_the_bit(kind: GgmlType) -> None:
 def test_floats_need_no_whole_vectors(kernel: InstructionSet, columns: int) -> None:
     for kind in (ggml.F32, ggml.F16, ggml.BF16):
         weight, x = random_weight(kind, 5, columns), activations(4, columns)
-        with cpu_ops(kernel) as ops:
-            np.testing.assert_allclose(product(ops, x, weight), expected(x, weight), rtol=1e-5, atol=1e-5)
+        with cpu(kernel) as device:
+            np.testing.assert_allclose(product(device, x, weight), expected(x, weight), rtol=1e-5, atol=1e-5)
 
 
 @by_name
@@ -87,10 +89,10 @@ def test_activations_at_the_edges(kernel: InstructionSet) -> None:
     x[1, 7] = 1e4
     x[2] = np.where(x[2] > 0, 3.0, -3.0)
     x[3] = 1e-35
-    with cpu_ops(kernel) as ops:
+    with cpu(kernel) as device:
         for kind in (ggml.Q8_0, ggml.Q4_0, ggml.Q6_K, ggml.IQ4_NL, ggml.MXFP4):
             weight = random_weight(kind, 32, 256)
-            found, wanted = product(ops, x, weight), expected(x, weight)
+            found, wanted = product(device, x, weight), expected(x, weight)
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
             assert not found[0].any()
 
@@ -112,8 +114,8 @@ def test_extreme_weights_do_not_overflow(kernel: InstructionSet) -> None:
             x = np.ones((3, 256), np.float32)
             x[1] = -1
             x[2, ::2] = -1
-            with cpu_ops(kernel) as ops:
-                np.testing.assert_allclose(product(ops, x, weight), expected(x, weight), rtol=1e-5, atol=1e-3)
+            with cpu(kernel) as device:
+                np.testing.assert_allclose(product(device, x, weight), expected(x, weight), rtol=1e-5, atol=1e-3)
 
 
 @by_name
@@ -123,91 +125,65 @@ def test_what_is_not_finite_stays_so(kernel: InstructionSet, value: float) -> No
     x = activations(3, 256)
     x[1, 77] = value
     half = np.array([value], np.float16).view(np.uint8)
-    with cpu_ops(kernel) as ops:
+    with cpu(kernel) as device:
         for kind in (ggml.F16, ggml.Q8_0, ggml.Q4_K):
             weight = random_weight(kind, 20, 256)
-            found = product(ops, x, weight)
+            found = product(device, x, weight)
             assert not np.isfinite(found[1]).any() and np.isfinite(found[[0, 2]]).all()
             weight.data[kind.row_bytes(256) * 5 :][:2] = half
-            found = product(ops, x[:1], weight)
+            found = product(device, x[:1], weight)
             assert np.flatnonzero(~np.isfinite(found[0])).tolist() == [5]
-            assert not ops.finite(found) and ops.finite(np.ascontiguousarray(found[:, :5]))
+            soft = rig.scored(device, x[[0, 2]], np.ones(256, np.float32), {0: weight}, 20, [1])
+            assert soft.unsound == 0
+            assert rig.scored(device, x, np.ones(256, np.float32), {0: random_weight(kind, 20, 256)}, 20, [0, 2]
+                              ).unsound is None
 
 
 @by_name
 def test_fused_operations_are_their_parts(kernel: InstructionSet) -> None:
     x, norm = activations(6, 256), activations(1, 256, 8)[0]
     gate = replace(random_weight(ggml.Q4_0, 90, 256), bias=activations(1, 90, 4)[0])
-    up = random_weight(ggml.F16, 90, 256, 3)
-    with cpu_ops(kernel, 2) as ops, torch_ops() as reference:
-        normed = ops.rms_norm(x, norm, 1e-5)
-        np.testing.assert_allclose(normed, reference.rms_norm(x, norm, 1e-5), rtol=1e-5, atol=1e-6)
-        first, second = ops.project(x, norm, 1e-5, (gate, up))
-        assert np.array_equal(first, product(ops, normed, gate)) and np.array_equal(second, product(ops, normed, up))
+    up, square = random_weight(ggml.F16, 90, 256, 3), random_weight(ggml.Q8_0, 256, 256, 5)
+    with cpu(kernel, 2) as device:
+        normed = rig.rms_norm(device, x, norm, 1e-5)
+        scale = np.sqrt(np.square(x.astype(np.float64)).mean(1, keepdims=True) + 1e-5)
+        np.testing.assert_allclose(normed, x / scale * norm, rtol=1e-5, atol=1e-6)
+        first, second = rig.project(device, x, norm, 1e-5, (gate, up))
+        assert np.array_equal(first, product(device, normed, gate))
+        assert np.array_equal(second, product(device, normed, up))
         assert distance(first, expected(normed, gate)) < 2e-6
         wanted = first / (1 + np.exp(-first)) * second
-        np.testing.assert_allclose(ops.gated(x, norm, 1e-5, gate, up), wanted, rtol=1e-5, atol=1e-7)
-        total = activations(6, 90, 11)
-        summed = total + first
-        ops.add_linear(total, normed, gate)
-        assert np.array_equal(total, summed)
-        assert distance(ops.project(x, norm, 1e-5, (up,))[0], reference.project(
-            np.concatenate((x, x[:2])), norm, 1e-5, (up,))[0][:6]) < 2e-6
+        np.testing.assert_allclose(rig.gated(device, x, norm, 1e-5, gate, up), wanted, rtol=1e-5, atol=1e-7)
+        assert np.array_equal(rig.added(device, x, square), x + product(device, x, square))
 
 
 @by_name
-def test_a_piece_of_a_wider_result(kernel: InstructionSet) -> None:
-    """Rows of the head are written into their columns of the logits, and nowhere else."""
-    weight, x = random_weight(ggml.Q8_0, 50, 64), activations(5, 64)
-    logits = np.zeros((5, 200), np.float32)
-    with cpu_ops(kernel, 2) as ops:
-        ops.linear(x, weight, logits[:, 60:110])
-        assert np.array_equal(logits[:, 60:110], product(ops, x, weight))
-    assert not logits[:, :60].any() and not logits[:, 110:].any()
-
-
-HEADS = [Heads(6, 2, 16, True, 1e-5), Heads(6, 2, 16, False, 1e-5), Heads(4, 1, 80, True, 1e-5)]
+def test_a_piece_of_the_scores(kernel: InstructionSet) -> None:
+    """Pieces of the head are written into their columns of the scores, of the wanted rows alone, and nowhere else."""
+    first, second = random_weight(ggml.Q8_0, 50, 64), random_weight(ggml.F16, 30, 64)
+    x, norm, wanted = activations(5, 64), activations(1, 64, 9)[0], [4, 1]
+    with cpu(kernel, 2) as device:
+        scores = rig.scored(device, x, norm, {60: first, 110: second}, 200, wanted).values
+        for begin, weight in ((60, first), (110, second)):
+            piece = rig.project(device, x, norm, 1e-5, [weight])[0]
+            assert np.array_equal(scores[:, begin : begin + weight.rows], piece[wanted])
+        assert scores.shape == (2, 200)
+        assert rig.scored(device, x, norm, {60: first}, 200, []).values.shape == (0, 200)
 
 
 @by_name
-@pytest.mark.parametrize("heads", HEADS, ids=lambda heads: f"{heads.queries}x{heads.dim}")
-@pytest.mark.parametrize("normed", [False, True])
-def test_attention_is_the_references(kernel: InstructionSet, heads: Heads, normed: bool) -> None:
-    count, rows = 70, 72
-    widths = [heads.queries * heads.dim, heads.keys * heads.dim, heads.keys * heads.dim]
-    norms = [activations(1, heads.dim, 20 + i)[0] for i in range(2)] if normed else []
-    batch = Batch([Span(0, count, 0, [1, 3, 0])], *angles(heads, range(rows)))
-    results = []
-    with cpu_ops(kernel, 2) as ops, torch_ops() as reference:
-        for used in (ops, reference):
-            elements = 4 * heads.keys * heads.dim * PAGE_TOKENS
-            keys, values = np.zeros(elements, np.float16), np.zeros(elements + 64, np.float16)[:elements]
-            cache = Cache(keys.reshape(1, 4, heads.keys, heads.dim, PAGE_TOKENS),
-                          values.reshape(1, 4, heads.keys, PAGE_TOKENS, heads.dim))
-            qkv = [2 * activations(rows, width, 30 + i) for i, width in enumerate(widths)]
-            results.append((used.attention(heads, cache, batch).attend(0, qkv, norms)[:count], cache))
-    (found, ours), (wanted, theirs) = results
-    # A norm or an angle that rounds otherwise may round a key to the next float16.
-    np.testing.assert_allclose(ours.keys, theirs.keys, rtol=1e-3, atol=1e-4)
-    assert np.array_equal(ours.values, theirs.values)
-    np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=2e-3)
-
-
-def test_a_page_that_is_not_there_is_refused() -> None:
-    """C++ would write behind the cache."""
-    heads = Heads(2, 1, 16, True, 1e-5)
-    cache = Cache(np.zeros((1, 4, 1, 16, PAGE_TOKENS), np.float16), np.zeros((1, 4, 1, PAGE_TOKENS, 16), np.float16))
-    turned = angles(heads, [0])
-    with cpu_ops(INSTRUCTION_SETS[0]) as ops:
-        for page in (-1, 4):
-            with pytest.raises(KernelError, match="page"):
-                ops.attention(heads, cache, Batch([Span(0, 1, 0, [page])], *turned))
-
-
-def test_a_table_that_ends_before_its_tokens_is_refused() -> None:
-    """C++ would read the next sequence's pages."""
-    heads = Heads(2, 1, 16, True, 1e-5)
-    cache = Cache(np.zeros((1, 4, 1, 16, PAGE_TOKENS), np.float16), np.zeros((1, 4, 1, PAGE_TOKENS, 16), np.float16))
-    turned = angles(heads, range(PAGE_TOKENS + 1))
-    with cpu_ops(INSTRUCTION_SETS[0]) as ops, pytest.raises(KernelError, match="33 tokens in 1 pages"):
-        ops.attention(heads, cache, Batch([Span(0, PAGE_TOKENS + 1, 0, [0])], *turned))
+@pytest.mark.parametrize("vector", [ggml.F32, ggml.F16])
+def test_a_stage_may_lie_anywhere(kernel: InstructionSet, vector: GgmlType) -> None:
+    """What was prepared once holds for every slot that the weights come to, whatever lay there before."""
+    packed, x = rig.Packed(), activations(3, 64)
+    norm = Norm(packed.vector("norm", activations(1, 64, 2)[0], vector), 1e-5)
+    out, hidden = Value(1, 40), Value(0, 64)
+    with cpu(kernel) as device:
+        step = Project(hidden, norm, (packed.matrix("w", random_weight(ggml.Q8_0, 40, 64)),), (out,))
+        rig.run(device, x, [step], packed)
+        wanted = device.peek(out)
+        ready = device.prepare(Program((step,)), packed.tensors)
+        for _ in range(2):
+            device.begin(rig.alone(3), ggml.F32, x.tobytes())
+            device.run(ready, packed.span(), 0, rig.DONE)
+            assert np.array_equal(device.peek(out), wanted)

@@ -15,8 +15,7 @@ from random import Random
 
 from nvdma.arena import Arena
 from nvdma.backend import Backend
-from nvdma.backends.memory import Image, MemoryBackend, Script, Step
-from nvdma.backends.nvme import NvmeBackend, Place
+from nvdma.backends.nvme import NvmeBackend, OnDrive
 from nvdma.backends.pread import PreadBackend
 from nvdma.backends.uring import UringBackend
 from nvdma.errors import ReadError
@@ -27,6 +26,7 @@ from support.nvme_access import ScriptedAccess, Sparse, pages_of
 from support.nvme_device import ScriptedDevice
 from support.nvme_firmware import Image as DriveImage
 from support.nvme_firmware import Model
+from support.scripted_backend import Ending, Image, Script, ScriptedBackend
 
 PAGE = 4096
 MIB = 1 << 20
@@ -48,12 +48,12 @@ class ScriptedDrive:
     """A drive with every file of a rig on it, one behind the other."""
 
     content: Sparse = field(default_factory=lambda: Sparse(1 << 40))
-    places: dict[str, Place] = field(default_factory=dict)
+    places: dict[str, OnDrive] = field(default_factory=dict)
     end: int = PAGE
 
     def add(self, path: str, stretches: dict[int, bytes], size: int) -> None:
         """Puts a file behind those that are there; between them lies a page."""
-        self.places[path] = Place(0, 1, self.end)
+        self.places[path] = OnDrive(0, 1, self.end)
         for at, data in stretches.items():
             self.content.put(self.end + at, data)
         self.end += pages_of(size) + PAGE
@@ -139,15 +139,15 @@ class Rig:
         max_read: int = 64 << 20,
     ) -> Backend:
         """A backend not opened yet."""
-        steps = {tag: Step(errno=EINVAL) for tag in failing} | {tag: Step(polls=None) for tag in endless}
-        script = Script(steps, newest_first=True)
+        endings = {tag: Ending(errno=EINVAL) for tag in failing} | {tag: Ending(polls=None) for tag in endless}
+        script = Script(endings, newest_first=True)
         makers: dict[str, Callable[[], Backend]] = {
             "pread": lambda: PreadBackend(sources, arena, depth, max_read=max_read),
             "uring": lambda: UringBackend(sources, arena, depth, max_read=max_read),
             "uring-unregistered": lambda: UringBackend(
                 sources, arena, depth, max_read=max_read, registered=False
             ),
-            "memory": lambda: MemoryBackend(
+            "memory": lambda: ScriptedBackend(
                 self.images, sources, arena, depth, max_read=max_read, script=script
             ),
         }

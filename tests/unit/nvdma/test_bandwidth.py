@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nvdma.bandwidth import Bandwidth, Extent, measure
+from nvdma.bandwidth import Bandwidth, SourceRange, measure
 from unit.nvdma.rig import PAGE, Rig, pattern
 
 
@@ -16,11 +16,11 @@ def test_every_byte_of_every_source_is_read_once(rig: Rig) -> None:
     assert got.bytes_per_second == got.nbytes / got.seconds > 0
 
 
-def test_extents_are_read_up_to_their_end(rig: Rig) -> None:
+def test_ranges_are_read_up_to_their_end(rig: Rig) -> None:
     data = pattern(16 * PAGE)
     source, arena = rig.file("model", {0: data}), rig.arena(2 * PAGE)
-    extents = [Extent(0, 12 * PAGE, PAGE), Extent(0, 2 * PAGE, 3 * PAGE)]
-    got = measure(rig.backend([source], arena), [source], arena, 2 * PAGE, 1, extents=extents)
+    ranges = [SourceRange(0, 12 * PAGE, PAGE), SourceRange(0, 2 * PAGE, 3 * PAGE)]
+    got = measure(rig.backend([source], arena), [source], arena, 2 * PAGE, 1, ranges=ranges)
     assert got.nbytes == 4 * PAGE
     assert arena.view[:PAGE] == data[4 * PAGE : 5 * PAGE]
 

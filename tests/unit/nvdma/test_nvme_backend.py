@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from nvdma.arena import Arena
-from nvdma.backends.nvme import BYTES_A_LIST, NvmeBackend, Place, Target
+from nvdma.backends.nvme import BYTES_A_LIST, Destination, NvmeBackend, OnDrive
 from nvdma.errors import (
     BackendUnavailable,
     CommandRefused,
@@ -51,7 +51,7 @@ class Bench:
 
 
 def bench(stack: ExitStack, models: list[Model], block: int = 512, nbytes: int = 64 * PAGE,
-          arena_bytes: int = 64 * PAGE, target: Target | None = None) -> Bench:
+          arena_bytes: int = 64 * PAGE, target: Destination | None = None) -> Bench:
     """Closed yet."""
     devices = [ScriptedDevice({1: Image(bytearray(content(nbytes, seed)), block)}, model)
                for seed, model in enumerate(models)]
@@ -59,7 +59,7 @@ def bench(stack: ExitStack, models: list[Model], block: int = 512, nbytes: int =
     arena = stack.enter_context(Arena(arena_bytes))
     drives = [Drive(access, f"nvme{number}", DEPTH) for number, access in enumerate(accesses)]
     sources = [Source(-1, f"part-{number}", 32 * PAGE) for number in range(len(models))]
-    places = [Place(number, 1, PAGE) for number in range(len(models))]
+    places = [OnDrive(number, 1, PAGE) for number in range(len(models))]
     return Bench(devices, accesses, arena, NvmeBackend("nvme_host", drives, places, sources, arena, target=target))
 
 
@@ -188,6 +188,36 @@ def test_a_model_striped_over_drives_is_read_from_each() -> None:
         assert sorted(outcome(made)[0]) == [0, 1, 2]
         wanted = b"".join(content(64 * PAGE, seed)[PAGE : 3 * PAGE] for seed in range(3))
         assert made.arena.view[: 6 * PAGE] == wanted
+
+
+def test_striped_drives_have_their_queues_full_at_once() -> None:
+    """Four drives were held to one's depth together: each had a quarter of its commands under way."""
+    with ExitStack() as stack:
+        made = bench(stack, [Model()] * 4, arena_bytes=4 * DEPTH * PAGE)
+        made.backend.open()
+        stack.callback(made.backend.close)
+        assert made.backend.facts.depth == 4 * DEPTH
+        made.backend.submit([Read(tag, tag % 4, tag // 4 * PAGE, PAGE, tag * PAGE) for tag in range(4 * DEPTH)])
+        # These drives carry out what they are told of at once: before anybody waits, all of it is there.
+        for tag in range(4 * DEPTH):
+            wanted = content(64 * PAGE, tag % 4)[(1 + tag // 4) * PAGE :][:PAGE]
+            assert bytes(made.arena.view[tag * PAGE :][:PAGE]) == wanted, tag
+        assert sorted(outcome(made)[0]) == list(range(4 * DEPTH))
+
+
+def test_reads_that_one_drive_has_no_room_for_wait_for_it() -> None:
+    """A cut that is uneven, as of a last stripe: all of a batch on one drive, and more than its queue takes."""
+    with ExitStack() as stack:
+        made = bench(stack, [Model()] * 2)
+        made.backend.open()
+        stack.callback(made.backend.close)
+        made.devices[0].script.rules.append(Rule(Effect.FAIL, READ, status=UNRECOVERED_READ))
+        made.backend.submit([Read(tag, 0, tag * PAGE, PAGE, tag * PAGE) for tag in range(2 * DEPTH)])
+        tags, errors = outcome(made)
+        assert sorted(tags) == list(range(1, 2 * DEPTH)) and len(errors) == 1
+        wanted = content(64 * PAGE, 0)[2 * PAGE : (2 * DEPTH + 1) * PAGE]
+        assert bytes(made.arena.view[PAGE : 2 * DEPTH * PAGE]) == wanted
+        assert all(device.violations == [] and device.bus.faults == [] for device in made.devices)
 
 
 def test_one_doorbell_a_batch(opened: Bench) -> None:

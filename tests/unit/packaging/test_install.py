@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 PREFIX = "/usr/local"
+CARDS_SOURCES = {"nvstreamd/kernels/cpu/blocks.h",
+                 *(f"nvstreamd/kernels/gpu/{path.name}" for path in (ROOT / "daemon/nvstreamd/kernels/gpu").iterdir())}
 # What another program has installed before us, beside our files.
 FOREIGN = Path("usr/local/bin/other")
 
@@ -40,6 +43,10 @@ def test_what_is_installed_works_from_its_prefix_and_goes_again(root: Path) -> N
         "nvstreamd", "nvstream", "grpcio", "numpy"}
     assert (home / "lib/nvstreamd/wheels").stat().st_mode & 0o777 == 0o755, "engines cannot read it"
     assert list((root / "usr/src").glob("nvstream-*/dkms.conf"))
+    # The Debian package has the same wheel. What a card runs is compiled where the card is.
+    (wheel,) = (home / "lib/nvstreamd/wheels").glob("nvstreamd-*.whl")
+    with ZipFile(wheel) as packed:
+        assert set(packed.namelist()) >= CARDS_SOURCES
     make("install", root)
     make("uninstall", root)
     assert [path for path in root.rglob("*") if path.is_file() or path.is_symlink()] == [root / FOREIGN]

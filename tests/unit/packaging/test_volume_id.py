@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from nvstreamd.weights.superblock import Superblock
+from nvstreamd.weights.packed.superblock import Superblock
 
 PROGRAM = Path(__file__).resolve().parents[3] / "systemd/volume-id"
 VOLUME = UUID("0123abcd-4567-89ab-cdef-00000000ff10")

@@ -11,7 +11,8 @@ from nvstreamd.errors import NvstreamError, PoisonedRequest
 from nvstreamd.supervisor.calls import Calls
 from nvstreamd.supervisor.stream import Stream
 from nvstreamd.supervisor.suspicion import PATIENCE_SECONDS
-from nvstreamd.wire.engine_pb2 import Encode, Encoded, Ended, FromEngine, Prefilled, Queued, Run, Tokens
+from nvstreamd.wire.engine_pb2 import Encoded, Ended, Prefilled, Queued, Tokens
+from support.calls import encode_order, report, run_order
 
 CHUNK = 64
 
@@ -22,16 +23,16 @@ def made() -> tuple[Calls, list[int]]:
 
 
 def opened(calls: Calls, text: str, uid: int = 1) -> Stream:
-    return calls.open(Run(uid=uid, text=text), lambda tokens: None)
+    return calls.open(run_order(uid, text), lambda tokens: None)
 
 
 def handed(calls: Calls) -> list[int]:
     """The numbers of the calls that an engine is given now."""
-    return [(command.run if command.HasField("run") else command.encode).id for command in calls.to_hand_over()]
+    return [command.number for command in calls.to_hand_over()]
 
 
 def token(calls: Calls, stream: Stream) -> None:
-    calls.take(FromEngine(tokens=Tokens(id=stream.run.id, delta=public.Delta(token_ids=[7], text="x"))))
+    calls.take(report(tokens=Tokens(id=stream.number, delta=public.Delta(token_ids=[7], text="x"))))
 
 
 def error_of(stream: Stream) -> NvstreamError | None:
@@ -54,20 +55,20 @@ def test_a_suspect_is_tried_when_the_engine_has_nothing_else_and_then_alone() ->
     calls, _ = made()
     poison, quiet = opened(calls, "poison"), opened(calls, "quiet")
     for _ in range(2):
-        assert set(handed(calls)) == {poison.run.id, quiet.run.id}
+        assert set(handed(calls)) == {poison.number, quiet.number}
         token(calls, quiet)
         calls.engine_lost(by_itself=True)
-    assert handed(calls) == [quiet.run.id]
+    assert handed(calls) == [quiet.number]
     late = opened(calls, "late")
-    assert handed(calls) == [late.run.id]
+    assert handed(calls) == [late.number]
     for each in (quiet, late):
-        calls.take(FromEngine(ended=Ended(id=each.run.id, finished=public.Finished())))
-    assert handed(calls) == [poison.run.id]
+        calls.take(report(ended=Ended(id=each.number, finished=public.Finished())))
+    assert handed(calls) == [poison.number]
     later = opened(calls, "later")
     assert handed(calls) == []
     calls.engine_lost(by_itself=True)
     assert isinstance(error_of(poison), PoisonedRequest)
-    assert handed(calls) == [later.run.id]
+    assert handed(calls) == [later.number]
     with pytest.raises(PoisonedRequest):
         opened(calls, "poison")
     # Somebody else may ask the same: it may have been something else that killed.
@@ -80,12 +81,12 @@ def test_a_suspect_that_gets_a_token_is_one_like_all_others() -> None:
     for _ in range(2):
         handed(calls)
         calls.engine_lost(by_itself=True)
-    assert handed(calls) == [stream.run.id]
+    assert handed(calls) == [stream.number]
     other = opened(calls, "other")
     token(calls, stream)
-    assert handed(calls) == [other.run.id]
+    assert handed(calls) == [other.number]
     calls.engine_lost(by_itself=True)
-    assert set(handed(calls)) == {stream.run.id, other.run.id}
+    assert set(handed(calls)) == {stream.number, other.number}
 
 
 def test_a_prompt_clears_itself_only_by_getting_clearly_further() -> None:
@@ -95,12 +96,12 @@ def test_a_prompt_clears_itself_only_by_getting_clearly_further() -> None:
     for done in (CHUNK, 2 * CHUNK):
         handed(calls)
         token(calls, other)
-        calls.take(FromEngine(prefilled=Prefilled(id=stream.run.id, done=done, total=5000)))
+        calls.take(report(prefilled=Prefilled(id=stream.number, done=done, total=5000)))
         calls.engine_lost(by_itself=True)
-    assert handed(calls) == [other.run.id]
-    calls.take(FromEngine(ended=Ended(id=other.run.id, finished=public.Finished())))
+    assert handed(calls) == [other.number]
+    calls.take(report(ended=Ended(id=other.number, finished=public.Finished())))
     handed(calls)
-    calls.take(FromEngine(prefilled=Prefilled(id=stream.run.id, done=5 * CHUNK, total=5000)))
+    calls.take(report(prefilled=Prefilled(id=stream.number, done=5 * CHUNK, total=5000)))
     calls.engine_lost(by_itself=True)
     assert error_of(stream) is None
 
@@ -111,7 +112,7 @@ def test_who_waited_in_the_queue_and_who_was_ended_on_purpose_is_no_suspect() ->
     for _ in range(4):
         assert len(handed(calls)) == 3
         for stream in streams:
-            calls.take(FromEngine(queued=Queued(id=stream.run.id, position=2)))
+            calls.take(report(queued=Queued(id=stream.number, position=2)))
         calls.engine_lost(by_itself=True)
     assert len(handed(calls)) == 3
     for _ in range(4):
@@ -139,16 +140,16 @@ def test_a_suspect_does_not_wait_for_ever_for_a_quiet_engine(monkeypatch: pytest
 def test_a_text_that_kills_is_found_too_and_its_waiter_hears_of_it() -> None:
     async def run() -> None:
         calls, _ = made()
-        encoding = calls.open_encoding(Encode(uid=1, text="poison"))
+        encoding = calls.open_encoding(encode_order(1, "poison"))
         for _ in range(3):
             handed(calls)
             calls.engine_lost(by_itself=True)
         with pytest.raises(PoisonedRequest):
             await encoding.answer
-        good = calls.open_encoding(Encode(uid=1, text="good"))
+        good = calls.open_encoding(encode_order(1, "good"))
         handed(calls)
-        calls.take(FromEngine(encoded=Encoded(id=good.call.id, response=public.TokenizeResponse(token_ids=[1]))))
-        assert list((await good.answer).response.token_ids) == [1]
+        calls.take(report(encoded=Encoded(id=good.number, response=public.TokenizeResponse(token_ids=[1]))))
+        assert (await good.answer).response == public.TokenizeResponse(token_ids=[1])
 
     asyncio.run(run())
 
@@ -158,10 +159,10 @@ def test_a_stream_that_nobody_reads_is_ended_and_the_engine_told() -> None:
     stream = opened(calls, "unread")
     handed(calls)
     details = [public.TokenLogprob(token_id=1, top=[public.TopLogprob(token_id=n) for n in range(100)])]
-    while stream.run.id in calls.streams:
-        calls.take(FromEngine(tokens=Tokens(id=stream.run.id, delta=public.Delta(
+    while stream.number in calls.streams:
+        calls.take(report(tokens=Tokens(id=stream.number, delta=public.Delta(
             token_ids=[1], text="x", logprobs=details))))
-    assert left == [stream.run.id]
+    assert left == [stream.number]
     error = error_of(stream)
     assert error is not None and error.status == "RESOURCE_EXHAUSTED"
 
@@ -169,10 +170,10 @@ def test_a_stream_that_nobody_reads_is_ended_and_the_engine_told() -> None:
 def test_tokens_are_charged_once_whatever_engines_die() -> None:
     calls, _ = made()
     charged: list[int] = []
-    stream = calls.open(Run(uid=1, text="x"), charged.append)
+    stream = calls.open(run_order(1, "x"), charged.append)
     for _ in range(2):
         handed(calls)
-        calls.take(FromEngine(queued=Queued(id=stream.run.id, position=0, prompt_tokens=10)))
+        calls.take(report(queued=Queued(id=stream.number, position=0, prompt_tokens=10)))
         token(calls, stream)
         calls.engine_lost(by_itself=True)
     assert charged == [10, 1, 1]

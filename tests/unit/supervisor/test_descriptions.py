@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nvstream.v1.models_pb2 import ModelFacts
 from nvstreamd.errors import BadModelFile, NotFound
 from nvstreamd.supervisor.descriptions import MOST_AT_ONCE, Descriptions
+from nvstreamd.supervisor.known import ModelFacts
 
 
 class Looks:

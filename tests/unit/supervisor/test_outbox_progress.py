@@ -7,21 +7,24 @@ import asyncio
 import pytest
 
 from nvstream.v1 import inference_pb2 as public
+from nvstreamd.api.convert import event_message
 from nvstreamd.errors import NotRead
+from nvstreamd.supervisor.events import Delta, Event, Phase, Progress
 from nvstreamd.supervisor.outbox import MOST_BYTES, MOST_EVENTS, Outbox
+from support.calls import delta_of
 
 
-def delta(token: int, text: str = "é") -> public.StreamEvent:
+def delta(token: int, text: str = "é") -> Delta:
     logprob = public.TokenLogprob(token_id=token, logprob=-1.0, top=[public.TopLogprob(token_id=token, logprob=-1.0)])
-    return public.StreamEvent(delta=public.Delta(token_ids=[token], text=text, logprobs=[logprob]))
+    return delta_of(public.Delta(token_ids=[token], text=text, logprobs=[logprob]))
 
 
-def prefill(done: int) -> public.StreamEvent:
-    return public.StreamEvent(progress=public.Progress(phase=public.PHASE_PREFILL, done=done, total=1 << 20))
+def prefill(done: int) -> Event:
+    return Progress(Phase.PREFILL, done, 1 << 20)
 
 
-def unread(outbox: Outbox, events: int) -> list[public.StreamEvent]:
-    async def read() -> list[public.StreamEvent]:
+def unread(outbox: Outbox, events: int) -> list[Event]:
+    async def read() -> list[Event]:
         return [await anext(outbox) for _ in range(events)]
 
     return asyncio.run(asyncio.wait_for(read(), 10))
@@ -31,9 +34,9 @@ def test_unread_tokens_become_one_delta_with_everything_that_belongs_to_them() -
     outbox = Outbox()
     assert all(outbox.put(delta(token)) for token in range(2 * MOST_EVENTS))
     (event,) = unread(outbox, 1)
-    assert list(event.delta.token_ids) == list(range(2 * MOST_EVENTS))
-    assert [each.token_id for each in event.delta.logprobs] == list(range(2 * MOST_EVENTS))
-    assert event.delta.text == "é" * 2 * MOST_EVENTS
+    assert list(event.token_ids) == list(range(2 * MOST_EVENTS))
+    assert [each.token_id for each in event_message(event).delta.logprobs] == list(range(2 * MOST_EVENTS))
+    assert event_message(event).delta.text == "é" * 2 * MOST_EVENTS
 
 
 def test_a_client_that_slept_through_a_long_prompt_is_told_how_far_it_is() -> None:
@@ -42,16 +45,16 @@ def test_a_client_that_slept_through_a_long_prompt_is_told_how_far_it_is() -> No
     assert outbox.put(delta(1)) and all(outbox.put(prefill(done)) for done in range(4 * MOST_EVENTS))
     assert outbox.put(delta(2))
     first, progress, second = unread(outbox, 3)
-    assert list(first.delta.token_ids) == [1] and list(second.delta.token_ids) == [2]
-    assert progress.progress.done == 4 * MOST_EVENTS - 1
+    assert list(first.token_ids) == [1] and list(second.token_ids) == [2]
+    assert progress.done == 4 * MOST_EVENTS - 1
 
 
 def test_phases_that_were_not_read_are_all_told() -> None:
     outbox = Outbox()
-    queued = public.StreamEvent(progress=public.Progress(phase=public.PHASE_QUEUED, done=1, total=2))
+    queued = Progress(Phase.QUEUED, 1, 2)
     for event in (queued, prefill(1), prefill(2)):
         outbox.put(event)
-    assert [event.progress.phase for event in unread(outbox, 2)] == [public.PHASE_QUEUED, public.PHASE_PREFILL]
+    assert [event.phase for event in unread(outbox, 2)] == [Phase.QUEUED, Phase.PREFILL]
 
 
 def test_a_single_event_may_be_large_and_what_comes_on_top_of_it_unread_may_not() -> None:
@@ -61,4 +64,4 @@ def test_a_single_event_may_be_large_and_what_comes_on_top_of_it_unread_may_not(
     with pytest.raises(NotRead):
         unread(outbox, 1)
     assert outbox.put(delta(1, "x" * MOST_BYTES))
-    assert len(unread(outbox, 1)[0].delta.text) == MOST_BYTES
+    assert len(unread(outbox, 1)[0].text) == MOST_BYTES

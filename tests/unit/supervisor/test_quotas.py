@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from nvstream.v1 import inference_pb2 as public
 from nvstreamd.config import Config, QuotaConfig
 from nvstreamd.errors import QuotaExceeded
-from nvstreamd.supervisor.admission import Admission
+from nvstreamd.supervisor import commands
+from nvstreamd.supervisor.admission import Admission, Ticket
+from nvstreamd.supervisor.commands import Prompt, RunOrder
 from nvstreamd.supervisor.quotas import Quotas
+from nvstreamd.supervisor.to_engine import message_of
 from nvstreamd.wire.engine_pb2 import Run
 
 STRANGER = 54321
@@ -38,27 +42,32 @@ def admission(tmp_path: Path) -> Admission:
                             quotas=quotas, max_running=1, max_queued=3))
 
 
+def run_of(ticket: Ticket, options: public.Options) -> Run:
+    """What an engine gets of a request that was let in."""
+    order = RunOrder(STRANGER, Prompt("text", "x"), options, ticket.terms)
+    return message_of(commands.Run(1, order)).run
+
+
 def test_a_request_carries_its_share_and_a_seed(admission: Admission) -> None:
-    run = Run()
-    admission.admit(run, "model", STRANGER, STRANGER)
+    run = run_of(admission.admit("model", STRANGER, STRANGER), public.Options())
     assert (run.share, run.weight, run.batch, run.longest_context) == (STRANGER, 2.5, True, 99)
     assert run.options.sampling.HasField("seed")
-    chosen = Run()
-    chosen.options.sampling.seed = 0
-    admission.admit(chosen, "model", os.getuid(), 0)
-    assert chosen.options.sampling.seed == 0
+    ticket = admission.admit("model", os.getuid(), 0)
+    assert run_of(ticket, public.Options(sampling=public.Sampling(seed=0))).options.sampling.seed == 0
+    drawn = [run_of(ticket, public.Options()).options.sampling.seed for _ in range(2)]
+    assert drawn[0] == drawn[1], "another engine draws the same tokens"
 
 
 def test_open_requests_are_bounded_over_all_models_and_places_in_each(admission: Admission) -> None:
-    tickets = [admission.admit(Run(), name, STRANGER, STRANGER) for name in ("one", "two")]
+    tickets = [admission.admit(name, STRANGER, STRANGER) for name in ("one", "two")]
     with pytest.raises(QuotaExceeded) as refused:
-        admission.admit(Run(), "three", STRANGER, STRANGER)
+        admission.admit("three", STRANGER, STRANGER)
     assert refused.value.field == "requests"
     tickets[0].release()
-    admission.admit(Run(), "three", STRANGER, STRANGER)
+    admission.admit("three", STRANGER, STRANGER)
     for _ in range(4):
-        admission.admit(Run(), "one", 1, 1)
+        admission.admit("one", 1, 1)
     with pytest.raises(QuotaExceeded, match="requests for one"):
-        admission.admit(Run(), "one", 1, 1)
-    admission.admit(Run(), "one", 2, 2)
+        admission.admit("one", 1, 1)
+    admission.admit("one", 2, 2)
     assert admission.requests(1) == 4

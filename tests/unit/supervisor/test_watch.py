@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from nvstreamd.supervisor.reports import Beat
 from nvstreamd.supervisor.watch import FIRST_SIGN_SECONDS, LONGEST_TICK, QUIET_SECONDS, Stall, Watch
-from nvstreamd.wire.engine_pb2 import Beat
 
 
 def run(watch: Watch, seconds: int, beats: bool = True, work: bool = True, moves: bool = False,

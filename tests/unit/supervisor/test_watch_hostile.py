@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
+from nvstreamd.supervisor.reports import Beat
 from nvstreamd.supervisor.watch import Watch
-from nvstreamd.wire.engine_pb2 import Beat
 
 
 @pytest.mark.parametrize("said", [math.nan, math.inf, -math.inf, -1.0, 1e300])

@@ -18,6 +18,8 @@ PRE = "tokenizer.ggml.pre"
 SPACE_MARKED = {"gemma4", "granite-embed-multi-311m", "sarvam-moe"}
 BYTE_LEVEL = [name for name in supported_pre_tokenizers() if name not in SPACE_MARKED]
 FAMILIES = list({find(name): name for name in BYTE_LEVEL}.values())
+# One name of each way to cut is tried by `make unit`, the others, which are cut by the same, by `make test`.
+NAMES = [pytest.param(name, marks=[] if name in FAMILIES else [pytest.mark.thorough]) for name in BYTE_LEVEL]
 
 
 def _fuzz(name: str) -> list[str]:
@@ -28,7 +30,7 @@ def _fuzz(name: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", BYTE_LEVEL)
+@pytest.mark.parametrize("name", NAMES)
 def test_ids_equal_llama_cpp(
     name: str, tmp_path: Path, witness: dict[str, object], witness_bytes: dict[str, object]
 ) -> None:
@@ -60,6 +62,7 @@ def test_a_missing_name_is_said(
             assert ours.encode(text, True, False) == oracle.tokenize(text, True, False), text
 
 
+@pytest.mark.thorough
 def test_a_run_that_the_library_gives_up_on_is_an_error_and_no_panic(witness: dict[str, object]) -> None:
     tekken = find("tekken")
     assert tekken is not None
@@ -69,6 +72,7 @@ def test_a_run_that_the_library_gives_up_on_is_an_error_and_no_panic(witness: di
         core.encode("A" * 11_000_000)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_hostile_text_is_encoded_whole(name: str, witness: dict[str, object]) -> None:
     # A splitter of quadratic time would not come back from these; one whose limit is hit would lose text.

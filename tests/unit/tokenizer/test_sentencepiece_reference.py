@@ -7,40 +7,19 @@ import re
 from collections.abc import Sequence
 
 import pytest
-from sentencepiece import SentencePieceProcessor
-from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from nvstreamd.engine.tokenizer import Tokenizer, load
 from support.llamacpp import LlamaCpp
 from unit.tokenizer.corpus import FUZZ_ALPHABET, TEXTS
 from unit.tokenizer.pairs import G, MakePair
+from unit.tokenizer.sentencepiece_model import CONTROL, NORMAL, UNUSED, reference
 from unit.tokenizer.test_sentencepiece import BYTES, spm
 
-NORMAL, UNKNOWN, CONTROL, DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 WORDS = [" ", "  ", "   ", "\n", "\n\n", "\t", "a", "b", "the", " the", "é", "\u200d",
          "👩", "👩\u200d👩",
          "<s>", "</s>", "<unk>", "<defined>", "<|user|>", "<0x0A>", "▁", "日本", "x1",
          "\r\n", "e\u0301", "\0", "<", "s>",
          "</"]  # fmt: skip
-
-
-def reference(metadata: dict[str, object], prefix: bool) -> SentencePieceProcessor:
-    """SentencePiece's own model of the same vocabulary."""
-    proto = ModelProto()
-    tokens, scores, types = (metadata[G + name] for name in ("tokens", "scores", "token_type"))
-    assert isinstance(tokens, list) and isinstance(scores, list) and isinstance(types, list)
-    for text, score, kind in zip(tokens, scores, types, strict=True):
-        proto.pieces.add(piece=text, score=score, type=kind)
-    proto.trainer_spec.model_type = proto.trainer_spec.BPE
-    proto.trainer_spec.vocab_size = len(tokens)
-    proto.trainer_spec.byte_fallback = True
-    proto.normalizer_spec.name = "identity"
-    proto.normalizer_spec.add_dummy_prefix = prefix
-    proto.normalizer_spec.remove_extra_whitespaces = False
-    proto.normalizer_spec.escape_whitespaces = True
-    processor = SentencePieceProcessor()
-    processor.LoadFromSerializedProto(proto.SerializeToString())
-    return processor
 
 
 def made(kind: str, *more: tuple[str, int]) -> dict[str, object]:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvstreamd.engine.tokenizer import load
+from support.examples import examples
 from unit.tokenizer.corpus import TEXTS
 from unit.tokenizer.pairs import Pair
 
@@ -23,7 +24,7 @@ def test_corpus(real: Pair, parse_special: bool) -> None:
 def test_any_text(real: Pair) -> None:
     ours, oracle = real
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=examples(200), deadline=None)
     @given(st.text(alphabet=st.characters(exclude_categories=("Cs", "Cn")), max_size=80), st.booleans())
     def check(text: str, parse_special: bool) -> None:
         assert ours.encode(text, False, parse_special) == oracle.tokenize(text, False, parse_special)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.random_gguf import tiny
+from support.shapes import tiny
 from unit.weights.disks import PAIR, Disks
 from unit.weights.models import make
 

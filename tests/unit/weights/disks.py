@@ -8,10 +8,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from nvstreamd.errors import NotFound
-from nvstreamd.weights.files import OpenFile, adopt
-from nvstreamd.weights.importer import Importer
-from nvstreamd.weights.targets import DriveTarget
-from nvstreamd.weights.volume import Volume, read_volume
+from nvstreamd.weights.packed.files import OpenFile, adopt
+from nvstreamd.weights.packed.importer import Importer
+from nvstreamd.weights.packed.targets import DriveTarget
+from nvstreamd.weights.packed.volume import Volume, read_volume
 from unit.weights.models import model_at
 from unit.weights.stores import Report
 

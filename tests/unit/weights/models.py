@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from nvstream.v1.models_pb2 import ModelFacts
 from nvstreamd.engine.describe import ModelFile, facts, read_model
+from nvstreamd.engine.reports import Facts
 from nvstreamd.errors import NotFound, NvstreamError
-from nvstreamd.weights.drive_files import Drives, open_files
-from nvstreamd.weights.files import OpenFile, parts_of
-from nvstreamd.weights.manifest import DriveHome
-from nvstreamd.weights.store import SUFFIX, files_of
-from support.random_gguf import Options, Shape, tiny, write
+from nvstreamd.weights.packed.drive_files import Drives, open_files
+from nvstreamd.weights.packed.files import OpenFile, parts_of
+from nvstreamd.weights.packed.manifest import DriveHome
+from nvstreamd.weights.packed.store import SUFFIX, files_of
+from support.random_gguf import Options, write
+from support.shapes import Shape, tiny
 from support.vocab_gguf import encode_value
 
 U32, I32, F32, BOOL, STRING, ARRAY, U64, F64 = 4, 5, 6, 7, 8, 9, 10, 12
@@ -87,7 +88,7 @@ def model_at(path: Path, drives: Drives | None = None) -> Iterator[ModelFile]:
         yield read_model(files)
 
 
-def look(path: Path, drives: Drives | None = None) -> ModelFacts:
+def look(path: Path, drives: Drives | None = None) -> Facts:
     """What a user asks first: which model is that? Raises what the daemon would report."""
     with model_at(path, drives) as model:
         return facts(model)

@@ -12,14 +12,15 @@ from nvdma.arena import Arena
 from nvdma.backends.pread import PreadBackend
 from nvdma.types import Source
 from nvstreamd.engine.describe import ModelFile
-from nvstreamd.weights.drive_files import Drives
-from nvstreamd.weights.embedding import EmbeddingRows
-from nvstreamd.weights.importer import Importer, Progress
-from nvstreamd.weights.manifest import Segment
-from nvstreamd.weights.placement import Rates, plan
-from nvstreamd.weights.slots import Slots
-from nvstreamd.weights.streamer import Streamer
-from nvstreamd.weights.targets import in_directories
+from nvstreamd.weights.flow.embedding import EmbeddingRows
+from nvstreamd.weights.flow.flow import Flow
+from nvstreamd.weights.flow.mover import Mover
+from nvstreamd.weights.flow.plan import Rates, plan
+from nvstreamd.weights.flow.pools import Pool
+from nvstreamd.weights.packed.drive_files import Drives
+from nvstreamd.weights.packed.importer import Importer, Progress
+from nvstreamd.weights.packed.manifest import Segment
+from nvstreamd.weights.packed.targets import in_directories
 from unit.weights.models import model_at
 
 Report = Callable[[Progress], None]
@@ -46,6 +47,24 @@ def edit(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(stored))
 
 
+def written_before(store: Path, version: int) -> None:
+    """Makes manifest.json one of version 1 or 2: layers and head apart, tensors without the names of their own."""
+    def change(stored: dict[str, Any]) -> None:
+        del stored["readers"]
+        stored["version"] = version
+        if version == 1:
+            del stored["sources"]
+        by_kind: dict[str, list[dict[str, Any]]] = {"constants": [], "layer": [], "head": []}
+        for segment in stored.pop("segments"):
+            segment["name"] = segment.pop("key")
+            firsts = [(tensor.pop("first"), tensor.pop("tensor"))[0] for tensor in segment["tensors"]]
+            segment["first_row"] = max(firsts, default=0)
+            by_kind[segment["name"].split(".")[0]].append(segment)
+        stored.update(constants=by_kind["constants"][0], layers=by_kind["layer"], head=by_kind["head"])
+
+    edit(store, change)
+
+
 def load_all(path: Path, budget: int | None = None, drives: Drives | None = None) -> dict[str, bytes]:
     """Every segment of one pass, and the embedding, through pread under a budget: {name: bytes of its tensors}."""
     with ExitStack() as stack:
@@ -54,23 +73,23 @@ def load_all(path: Path, budget: int | None = None, drives: Drives | None = None
 
 def _load(model: ModelFile, budget: int | None, stack: ExitStack) -> dict[str, bytes]:
     manifest = model.manifest
-    sizes = [segment.nbytes for segment in manifest.passes_over]
-    whole = sum(sizes) + manifest.constants.nbytes
-    chosen = plan(sizes, manifest.constants.nbytes, budget or whole, 1 << 20, Rates(1e9, 1e9))
+    whole = sum(manifest.sizes.values()) + manifest.constants.nbytes
+    chosen = plan(manifest.sizes, manifest.constants.nbytes, (budget or whole,), 1 << 20, Rates(1e9, (1e9,)))
     arena = stack.enter_context(Arena(budget or whole))
     backend = PreadBackend([Source(file.fd, file.path, file.size) for file in model.data], arena)
     backend.open()
     stack.callback(backend.close)
-    slots = Slots(arena)
-    slots.open(stack)
-    streamer = Streamer(backend, slots, model.data, manifest.passes_over, chosen, 1 << 20)
-    constants = slots.resident(manifest.constants.nbytes)
-    streamer.fill_now(manifest.constants, constants)
-    streamer.start(stack)
+    pool = Pool(arena)
+    pool.open(stack)
+    mover = Mover(backend, model.data, 1 << 20)
+    constants = pool.take(manifest.constants.nbytes)
+    mover.fill(manifest.constants, constants)
+    flow = Flow(mover, pool, manifest.segments, chosen)
+    flow.start(stack)
     found = tensors_of(manifest.constants, constants.view)
-    for index, segment in enumerate(manifest.passes_over):
-        with streamer.segment(index) as region:
-            found |= tensors_of(segment, region.view)
+    for segment in manifest.segments:
+        with flow.segment(segment.key) as held:
+            found |= tensors_of(segment, held.slot.view)
     rows = EmbeddingRows(manifest.embedding, model.data)
     found["embedding"] = bytes(rows.fetch(range(manifest.embedding.rows)))
     return found

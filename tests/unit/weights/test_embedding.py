@@ -9,9 +9,9 @@ import pytest
 
 from nvstreamd import ggml
 from nvstreamd.errors import ModelChanged
-from nvstreamd.weights import gguf
-from nvstreamd.weights.embedding import EmbeddingRows
-from support.random_gguf import tiny
+from nvstreamd.weights.flow.embedding import EmbeddingRows
+from nvstreamd.weights.packed import gguf
+from support.shapes import tiny
 from unit.weights.models import make, model_at, opened
 
 

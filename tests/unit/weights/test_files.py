@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nvstreamd.errors import BadModelFile, ModelChanged, NotFound, NvstreamError, StorageError
-from nvstreamd.weights.files import OpenFile, adopt, open_all, parts_of
+from nvstreamd.weights.packed.files import OpenFile, adopt, open_all, parts_of
 
 
 def open_one(path: Path) -> OpenFile:

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from nvstreamd import ggml
 from nvstreamd.errors import NvstreamError
-from support.random_gguf import tiny
+from support.examples import examples
+from support.shapes import tiny
 from support.vocabularies import G
 from unit.weights.models import Entry, array, gguf, look, make
 
-FUZZ = settings(derandomize=True, deadline=None, database=None, max_examples=300,
+FUZZ = settings(derandomize=True, deadline=None, database=None, max_examples=examples(300),
                 suppress_health_check=list(HealthCheck))
 # The tokenizer is another reader's business; without its two thousand bytes mutations hit what is read here.
 VOCABULARY = {G + "tokens": [str(number) for number in range(32)]}
@@ -73,24 +74,27 @@ VALUES = st.one_of(
 )
 KEYS = ["block_count", "embedding_length", "attention.head_count", "attention.head_count_kv", "attention.key_length",
         "feed_forward_length", "context_length", "rope.dimension_count", "rope.freq_base", "rope.scaling.type",
-        "rope.scaling.factor", "attention.layer_norm_rms_epsilon", "expert_count"]  # fmt: skip
+        "rope.scaling.factor", "attention.layer_norm_rms_epsilon", "expert_count",
+        "expert_used_count", "expert_feed_forward_length"]  # fmt: skip
 
 
 @FUZZ
-@given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4), st.dictionaries(
-    st.sampled_from(["general.alignment", "general.name", "split.count", "split.no", "split.tensors.count"]), VALUES,
-    max_size=2))
-def test_a_model_with_other_values_under_the_keys_that_matter(target: tuple[Path, bytes, int],
+@given(st.sampled_from(["llama", "qwen3moe"]), st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4),
+       st.dictionaries(st.sampled_from(["general.alignment", "general.name", "split.count", "split.no",
+                                        "split.tensors.count"]), VALUES, max_size=2))
+def test_a_model_with_other_values_under_the_keys_that_matter(target: tuple[Path, bytes, int], family: str,
                                                               own: dict[str, object],
                                                               general: dict[str, object]) -> None:
     path, _, _ = target
-    metadata = {f"llama.{key}": value for key, value in own.items()} | general
-    source = make(path.with_name("values.gguf"), tiny(width=32, layers=1), vocabulary=VOCABULARY, metadata=metadata)
+    metadata = {f"{family}.{key}": value for key, value in own.items()} | general
+    source = make(path.with_name("values.gguf"), tiny(family, width=32, layers=1), vocabulary=VOCABULARY,
+                  metadata=metadata)
     survive(path, source.read_bytes())
 
 
 NAMES = st.sampled_from(["token_embd.weight", "output.weight", "output_norm.weight", "blk.0.attn_q.weight",
-                         "blk.00.attn_q.weight", "blk.1.x", "blk.9999.y", "rope_freqs.weight", "x"])
+                         "blk.00.attn_q.weight", "blk.1.x", "blk.9999.y", "rope_freqs.weight", "x",
+                         "blk.0.ffn_gate_exps.weight", "blk.0.ffn_up_exps.weight", "blk.1.ffn_down_exps.weight"])
 DIMENSIONS = st.lists(st.one_of(st.integers(0, 64), st.sampled_from([1 << 22, 1 << 48, (1 << 64) - 1])), max_size=5)
 TABLES = st.lists(st.builds(
     Entry, NAMES, DIMENSIONS, st.sampled_from([kind.id for kind in ggml.SUPPORTED] + [4, 99]),
@@ -98,9 +102,11 @@ TABLES = st.lists(st.builds(
 
 
 @FUZZ
-@given(TABLES, st.integers(0, 2), st.integers(0, 4096))
-def test_a_made_up_tensor_table(target: tuple[Path, bytes, int], table: list[Entry], layers: int, data: int) -> None:
+@given(st.sampled_from(["llama", "qwen3moe"]), TABLES, st.integers(0, 2), st.integers(0, 4096))
+def test_a_made_up_tensor_table(target: tuple[Path, bytes, int], family: str, table: list[Entry], layers: int,
+                                data: int) -> None:
     path, _, _ = target
-    metadata = {"general.architecture": "llama", "llama.block_count": layers, "llama.embedding_length": 32,
-                "llama.attention.head_count": 1, "llama.feed_forward_length": 32, "llama.context_length": 8}
+    own = {"block_count": layers, "embedding_length": 32, "attention.head_count": 1, "feed_forward_length": 32,
+           "context_length": 8, "expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 32}
+    metadata = {"general.architecture": family} | {f"{family}.{key}": value for key, value in own.items()}
     survive(path, gguf(metadata, table, data=data))

@@ -11,8 +11,8 @@ from gguf.constants import GGMLQuantizationType
 
 from nvstreamd import ggml
 from nvstreamd.errors import BadModelFile, NotFound
-from nvstreamd.weights import gguf
-from support.random_gguf import FAMILIES, TINY, tiny
+from nvstreamd.weights.packed import gguf
+from support.shapes import FAMILIES, TINY, tiny
 from unit.weights.models import look, make, opened, refusal
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nvstreamd.errors import BadModelFile
-from nvstreamd.weights.gguf import MOST_ELEMENTS, MOST_HEADER_BYTES
+from nvstreamd.weights.packed.gguf import MOST_ELEMENTS, MOST_HEADER_BYTES
 from unit.weights.models import ARRAY, BOOL, F32, STRING, U32, U64, Entry, array, gguf, make, refusal, string
 
 HUGE = 1 << 60
@@ -79,7 +79,7 @@ HOSTILE = {
     "another number of tensors than promised": (gguf({**ARCH, "split.tensors.count": 3}), "split.tensors.count"),
     "no architecture": (gguf(), "general.architecture"),
     "an architecture that is a number": (gguf({"general.architecture": 7}), "general.architecture"),
-    "an architecture too long for a status": (gguf({"general.architecture": "x" * 100_000}), "block_count"),
+    "an architecture too long for a status": (gguf({"general.architecture": "x" * 100_000}), "general.architecture"),
     "an array of architectures": (gguf({"general.architecture": ["llama"] * 10_000}), "general.architecture"),
 }
 

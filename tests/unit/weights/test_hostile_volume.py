@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nvstreamd.errors import BadVolume, StorageFull
-from nvstreamd.weights.superblock import BLOCK, CHECKSUM, DATA_BEGIN, MAGIC, MOST_MODELS, Superblock
-from nvstreamd.weights.volume import AREAS, read_volume
+from nvstreamd.weights.packed.superblock import BLOCK, CHECKSUM, DATA_BEGIN, MAGIC, MOST_MODELS, Superblock
+from nvstreamd.weights.packed.volume import AREAS, read_volume
+from support.examples import examples
 from unit.weights.disks import MIB, Disks
 from unit.weights.volumes import SERIAL, A, B, blank, names, on, reserve
 
@@ -153,7 +154,7 @@ def test_a_damaged_volume_is_not_taken_for_a_blank_drive(disks: Disks) -> None:
     assert "zeros" in refused(disks)
 
 
-FUZZ = settings(derandomize=True, deadline=None, database=None, max_examples=300,
+FUZZ = settings(derandomize=True, deadline=None, database=None, max_examples=examples(300),
                 suppress_health_check=list(HealthCheck))
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from math import prod
 from pathlib import Path
 
 import pytest
 
 from nvstreamd.errors import BadModelFile
-from support.random_gguf import tiny
+from support.shapes import tiny
 from unit.weights.models import F64, U64, Entry, gguf, look, make, refusal
 
 F32_KIND = 6
@@ -34,7 +36,7 @@ WRONG: list[tuple[str, object]] = [
     ("feed_forward_length", 127), ("feed_forward_length", None), ("feed_forward_length", LARGEST),
     ("context_length", 0), ("context_length", NEGATIVE), ("context_length", LARGEST), ("context_length", "long"),
     ("expert_count", 8), ("expert_count", "eight"),
-    ("rope.scaling.type", "yarn"), ("rope.scaling.type", "x" * 100_000), ("rope.scaling.type", 7),
+    ("rope.scaling.type", "longrope"), ("rope.scaling.type", "x" * 100_000), ("rope.scaling.type", 7),
 ]  # fmt: skip
 
 
@@ -49,6 +51,75 @@ def test_a_wrong_number_is_refused(tmp_path: Path, key: str, value: object) -> N
 def test_a_scaling_that_is_no_positive_number_is_refused(tmp_path: Path, factor: object) -> None:
     scaling = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": factor}
     refusal(make(tmp_path / "model.gguf", metadata=scaling), BadModelFile, "rope.scaling.factor")
+
+
+YARN = {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("rope.freq_base", 1.0), ("rope.freq_base", 0.5), ("rope.scaling.factor", NAN),
+    ("rope.scaling.original_context_length", 0), ("rope.scaling.yarn_beta_fast", 0.0),
+    ("rope.scaling.yarn_beta_slow", NAN), ("rope.scaling.attn_factor", -1.0)])
+def test_numbers_of_yarn_that_cannot_be_are_refused(tmp_path: Path, key: str, value: object) -> None:
+    refusal(make(tmp_path / "model.gguf", metadata={**YARN, f"llama.{key}": value}), BadModelFile, key)
+
+
+@pytest.mark.parametrize("window", [0, NEGATIVE, LARGEST, "512", [512, 256]])
+def test_a_window_that_sees_nothing_is_refused_where_windows_are_applied(tmp_path: Path, window: object) -> None:
+    made = make(tmp_path / "gemma.gguf", tiny("gemma3"), metadata={"gemma3.attention.sliding_window": window})
+    refusal(made, BadModelFile, "attention.sliding_window")
+    assert look(make(tmp_path / "llama.gguf", metadata={"llama.attention.sliding_window": window})).layers == 2
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("expert_count", None), ("expert_count", 0), ("expert_count", NEGATIVE), ("expert_count", LARGEST),
+    ("expert_count", 7), ("expert_count", 9), ("expert_count", "8"), ("expert_used_count", 0),
+    ("expert_used_count", 9), ("expert_used_count", LARGEST), ("expert_used_count", None),
+    ("expert_feed_forward_length", 127), ("expert_feed_forward_length", 0), ("expert_feed_forward_length", None)])
+def test_numbers_of_experts_that_cannot_be_are_refused(tmp_path: Path, key: str, value: object) -> None:
+    """Eight experts of 128, of which three serve a token."""
+    made = make(tmp_path / "moe.gguf", tiny("qwen3moe"), metadata={f"qwen3moe.{key}": value})
+    error = refusal(made, BadModelFile)
+    assert error.field in (key, "blk.0.ffn_gate_inp.weight", "blk.0.ffn_gate_exps.weight"), error.field
+
+
+def test_what_experts_find_of_a_row_is_bounded(tmp_path: Path) -> None:
+    """A sparse file could ask for gigabytes of activations."""
+    made = make(tmp_path / "moe.gguf", tiny("qwen3moe"), metadata={"qwen3moe.embedding_length": 1 << 19})
+    assert refusal(made, BadModelFile).field == "expert_used_count"
+
+
+@pytest.mark.parametrize("without", ["blk.0.ffn_gate_inp.weight", "blk.1.ffn_up_exps.weight", "*_exps.weight"])
+def test_experts_without_a_router_or_a_part_are_named(tmp_path: Path, without: str) -> None:
+    refusal(make(tmp_path / "moe.gguf", tiny("qwen3moe"), without=[without]), BadModelFile,
+            without.rpartition("*_")[2])
+
+
+def test_experts_of_other_counts_are_refused_before_anything_is_cut(tmp_path: Path) -> None:
+    """Shapes that lie: one tensor of more experts than the others, of more than there may be, of no dimension more."""
+    for shape, name in (((64, 128, 9), "9 experts"), ((64, 128, 1 << 20), "1048576 experts"), ((64, 1024), "unknown")):
+        entries = [Entry("token_embd.weight", (64, 300)), Entry("output_norm.weight", (64,)),
+                   Entry("blk.0.ffn_gate_exps.weight", (64, 128, 8)), Entry("blk.0.attn_norm.weight", (64,)),
+                   Entry("blk.0.ffn_up_exps.weight", shape)]
+        path, offset = tmp_path / "lies.gguf", 0
+        placed = []
+        for entry in entries:
+            placed.append(Entry(entry.name, entry.dims, 0, offset))
+            offset += 4 * prod(entry.dims)
+        metadata = {"general.architecture": "qwen3moe", "qwen3moe.block_count": 1}
+        path.write_bytes(gguf(metadata, placed))
+        os.truncate(path, path.stat().st_size + offset)
+        refusal(path, BadModelFile, *([name] if name != "unknown" else []))
+
+
+def test_more_experts_than_a_model_may_have_are_refused_at_once(tmp_path: Path) -> None:
+    """A small file of tiny experts: each would be a piece, and there are two hundred thousand."""
+    path, placed, offset = tmp_path / "many.gguf", [], 0
+    for layer in range(200):
+        placed.append(Entry(f"blk.{layer}.ffn_up_exps.weight", (1, 1, 1024), 0, offset))
+        offset += 4096
+    path.write_bytes(gguf({"general.architecture": "qwen3moe", "qwen3moe.block_count": 200}, placed, data=offset))
+    assert refusal(path, BadModelFile, "204800 experts").field == "expert_count"
 
 
 @pytest.mark.parametrize("architecture", ["mamba", "x" * 10_000, "llama\n"])
@@ -71,7 +142,7 @@ def test_qwen_needs_its_biases_and_norms(tmp_path: Path) -> None:
 
 def with_extra(path: Path, name: str, columns: int) -> Path:
     """A tiny model with one more vector at the end of the file."""
-    from nvstreamd.weights import gguf as reader
+    from nvstreamd.weights.packed import gguf as reader
     from unit.weights.models import opened
 
     source = make(path.with_name("source.gguf"))

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from nvstreamd.errors import BadModelFile, NotFound, StorageFull
-from nvstreamd.weights.attempts import JOURNAL_NAME
-from nvstreamd.weights.importer import Progress
-from nvstreamd.weights.layout import STRIPE, lay_out
-from nvstreamd.weights.manifest import ALIGNMENT, DriveHome
-from nvstreamd.weights.superblock import DATA_BEGIN, Entry
-from nvstreamd.weights.targets import read_rate
-from support.random_gguf import tiny
+from nvstreamd.weights.packed.attempts import JOURNAL_NAME
+from nvstreamd.weights.packed.importer import Progress
+from nvstreamd.weights.packed.layout import STRIPE, lay_out
+from nvstreamd.weights.packed.manifest import ALIGNMENT, DriveHome
+from nvstreamd.weights.packed.superblock import DATA_BEGIN, Entry
+from nvstreamd.weights.packed.targets import read_rate
+from support.shapes import tiny
 from unit.weights.disks import MIB, PAIR, Disks
 from unit.weights.models import look, make, model_at, refusal
 from unit.weights.power import PowerCut, cut_at
@@ -52,7 +52,7 @@ def test_a_manifest_says_where_its_weights_are_and_what_they_were_made_of(tmp_pa
     with model_at(store, disks) as model:
         (made_of,) = model.manifest.sources
         homes, data = model.manifest.homes, model.data
-        begins = [min(e.offset for s in model.manifest.passes_over for e in s.extents if e.file == n) for n in range(2)]
+        begins = [min(e.offset for s in model.manifest.segments for e in s.extents if e.file == n) for n in range(2)]
     facts = source.stat()
     assert (made_of.path, made_of.size, made_of.mtime_ns, made_of.inode) == (
         str(source), facts.st_size, facts.st_mtime_ns, facts.st_ino)
@@ -87,10 +87,15 @@ def test_a_drive_describes_itself(tmp_path: Path, source: Path, disks: Disks) ->
         assert header.rstrip(b"\0") == (store / "header.gguf").read_bytes().rstrip(b"\0")
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of many stripes."""
+    return make(tmp_path_factory.mktemp("wide") / "source.gguf", tiny(width=1024, layers=4))
+
+
 @pytest.mark.parametrize("rates", [[1, 1], [3, 1], [7000, 3500, 1000], [1, 1 << 30]])
-def test_every_drive_gets_what_it_can_read_in_the_same_time(tmp_path: Path, rates: list[int]) -> None:
-    source = make(tmp_path / "source.gguf", tiny(width=1024, layers=4))
-    with model_at(source) as model:
+def test_every_drive_gets_what_it_can_read_in_the_same_time(wide: Path, rates: list[int]) -> None:
+    with model_at(wide) as model:
         layout = lay_out(model.manifest, rates)
         assert layout == lay_out(model.manifest, rates)
     load = [0] * len(rates)
@@ -147,6 +152,7 @@ def test_an_interrupted_import_goes_on_in_the_same_place_with_the_same_shares(tm
     assert load_all(store, drives=disks) == load_all(source)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("there", ["nothing", "an older model"])
 def test_a_power_cut_at_any_step_leaves_the_older_model_or_the_newer_or_says_so(tmp_path: Path, source: Path,
                                                                                 disks: Disks, there: str) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from nvstreamd.errors import StorageFull
-from nvstreamd.weights.importer import Progress
-from nvstreamd.weights.manifest import ALIGNMENT
-from support.random_gguf import tiny
+from nvstreamd.weights.packed.importer import Progress
+from nvstreamd.weights.packed.manifest import ALIGNMENT
+from support.shapes import tiny
 from support.small_disk import needs_root, small_disk
 from unit.weights.models import make
 from unit.weights.stores import load_all, pack

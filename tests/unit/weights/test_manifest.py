@@ -11,11 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nvstreamd import ggml
+from nvstreamd.architectures.names import head_pieces, pieces_of
+from nvstreamd.architectures.registry import keys_of
 from nvstreamd.ggml import GgmlType
-from nvstreamd.weights import gguf as reader
-from nvstreamd.weights.gguf import Tensor
-from nvstreamd.weights.manifest import ALIGNMENT, Manifest, Segment, head_pieces, in_place, segment_in_place
-from support.random_gguf import FAMILIES, TINY, tiny
+from nvstreamd.pieces import Key, Kind, Slice
+from nvstreamd.weights.packed import gguf as reader
+from nvstreamd.weights.packed.gguf import Tensor
+from nvstreamd.weights.packed.manifest import (
+    ALIGNMENT,
+    Manifest,
+    Segment,
+    in_place,
+    segment_in_place,
+    shapes_and_types,
+    sliced,
+)
+from support.shapes import FAMILIES, TINY, tiny
 from support.vocabularies import synthetic_vocabulary
 from unit.weights.models import look, make, opened
 
@@ -27,7 +38,7 @@ def up(value: int) -> int:
 
 
 def fill(segment: Segment, fds: list[int]) -> bytearray:
-    """The segment's slot, filled as the streamer would."""
+    """The segment's slot, filled as the mover would."""
     slot = bytearray(b"\xee" * segment.nbytes)
     for extent in segment.extents:
         data = os.pread(fds[extent.file], extent.length, extent.offset)
@@ -35,13 +46,13 @@ def fill(segment: Segment, fds: list[int]) -> bytearray:
     return slot
 
 
-def whole_name(segment: Segment, name: str) -> str:
-    layer = segment.name.removeprefix("layer.")
-    return f"blk.{layer}.{name}" if segment.name != layer else name
+def cut(gguf: reader.Gguf) -> Manifest:
+    """The manifest of a file in the pieces that its family wants."""
+    return in_place(gguf, pieces_of(keys_of(gguf.paths[0], gguf.metadata), *shapes_and_types(gguf)))
 
 
 def check(manifest: Manifest, tensors: dict[str, Tensor], sizes: list[int], fds: list[int]) -> None:
-    for segment in (manifest.constants, *manifest.passes_over):
+    for segment in (manifest.constants, *manifest.segments):
         filled = 0
         for extent in segment.extents:
             assert extent.target == filled, "slots have no gaps"
@@ -51,8 +62,8 @@ def check(manifest: Manifest, tensors: dict[str, Tensor], sizes: list[int], fds:
         assert filled == segment.nbytes == segment.read_bytes
         slot = fill(segment, fds)
         for place in segment.tensors:
-            tensor = tensors[whole_name(segment, place.name)]
-            skip = segment.first_row * tensor.type.row_bytes(tensor.shape[-1])
+            tensor = tensors[place.slice.tensor]
+            skip = place.slice.first * (tensor.nbytes // tensor.shape[0])
             assert slot[place.offset : place.offset + place.nbytes] == os.pread(
                 fds[tensor.file], place.nbytes, tensor.offset + skip), place.name
 
@@ -64,7 +75,7 @@ def test_every_tensor_is_at_its_place(tmp_path: Path, family: str, kind: GgmlTyp
     path = make(tmp_path / "model.gguf", tiny(family, width=256), type=kind, parts=parts, rope_freqs=[1.0] * 32)
     with opened(path) as files:
         gguf = reader.read(files)
-        check(in_place(gguf), gguf.tensors, [file.size for file in files], [file.fd for file in files])
+        check(cut(gguf), gguf.tensors, [file.size for file in files], [file.fd for file in files])
 
 
 @pytest.mark.parametrize("loose", [0, 1, 31, 4064])
@@ -76,8 +87,8 @@ def test_a_file_that_ends_with_its_last_weight_reads_past_its_end_only_to_the_pa
     os.truncate(path, end + loose)
     with opened(path) as files:
         gguf = reader.read(files)
-        check(in_place(gguf), gguf.tensors, [file.size for file in files], [file.fd for file in files])
-        last = max(e.offset + e.length for s in in_place(gguf).passes_over for e in s.extents)
+        check(cut(gguf), gguf.tensors, [file.size for file in files], [file.fd for file in files])
+        last = max(e.offset + e.length for s in cut(gguf).segments for e in s.extents)
         assert end <= last <= up(end)
 
 
@@ -85,27 +96,36 @@ def test_a_file_that_ends_with_its_last_weight_reads_past_its_end_only_to_the_pa
 def test_the_head_is_all_rows_in_order(tmp_path: Path, tied: bool) -> None:
     path = make(tmp_path / "model.gguf", tiny(tied=tied), vocabulary=synthetic_vocabulary(20_000))
     with opened(path) as files:
-        manifest = in_place(reader.read(files))
+        manifest = cut(reader.read(files))
     name = "token_embd.weight" if tied else "output.weight"
-    assert len(manifest.head) == 3
-    assert all(segment.tensors[0].name == name for segment in manifest.head)
-    ends = [segment.first_row + segment.tensors[0].shape[0] for segment in manifest.head]
-    assert [segment.first_row for segment in manifest.head] == [0, *ends[:-1]]
+    slices = [placed.slice for segment in manifest.segments if segment.key.kind is Kind.HEAD
+              for placed in segment.tensors]
+    assert len(slices) == 3
+    assert all((piece.name, piece.tensor) == (name, name) for piece in slices)
+    ends = [piece.first + piece.count for piece in slices]
+    assert [piece.first for piece in slices] == [0, *ends[:-1]]
     assert ends[-1] == 20_000
 
 
 @settings(derandomize=True, deadline=None, database=None)
 @given(st.integers(1, 300_000), st.integers(1, 64), st.sampled_from(ggml.SUPPORTED), st.integers(0, 1 << 26))
 def test_head_pieces_cover_every_row_once(rows: int, blocks: int, kind: GgmlType, largest: int) -> None:
-    columns = blocks * kind.block_length
-    size = rows * kind.row_bytes(columns)
-    pieces = head_pieces(Tensor("output.weight", kind, (rows, columns), 0, 4096, size), largest)
-    assert sum(piece.nbytes for _, piece in pieces) == size
-    assert pieces[0][0] == 0 and pieces[0][1].offset == 4096
-    for (first, piece), (following, after) in pairwise(pieces):
-        assert following == first + piece.shape[0] and after.offset == piece.offset + piece.nbytes
-        assert following % 32 == 0
-    assert max(piece.nbytes for _, piece in pieces) <= max(largest, 1 << 20, 32 * kind.row_bytes(columns))
+    row = kind.row_bytes(blocks * kind.block_length)
+    slices = [piece.slices[0] for piece in head_pieces("output.weight", rows, row, largest)]
+    assert slices[0].first == 0 and sum(piece.count for piece in slices) == rows
+    for piece, after in pairwise(slices):
+        assert after.first == piece.first + piece.count and after.first % 32 == 0
+    assert max(piece.count for piece in slices) * row <= max(largest, 1 << 20, 32 * row)
+
+
+def test_an_expert_is_a_slice() -> None:
+    """Of [experts, rows, columns] one matrix, read alone; rows of a matrix are one, too."""
+    tensor = Tensor("blk.0.ffn_up_exps.weight", ggml.Q4_0, (8, 64, 256), 0, 4096, 8 * 64 * 144)
+    expert = sliced(tensor, Slice("ffn_up.weight", tensor.name, 3, 1))
+    assert (expert.name, expert.shape) == ("ffn_up.weight", (64, 256))
+    assert (expert.offset, expert.nbytes) == (4096 + 3 * 64 * 144, 64 * 144)
+    rows = sliced(Tensor("x", ggml.F16, (100, 32), 1, 0, 6400), Slice("x", "x", 32, 8))
+    assert (rows.shape, rows.offset, rows.nbytes) == ((8, 32), 32 * 64, 8 * 64)
 
 
 @settings(derandomize=True, deadline=None, database=None)
@@ -116,7 +136,8 @@ def test_no_byte_is_read_twice_for_a_segment(gaps: list[tuple[int, int, int]]) -
         offset = ends[file] + 32 * gap
         tensors.append(Tensor(str(number), ggml.F32, (8 * blocks,), file, offset, 32 * blocks))
         ends[file] = offset + 32 * blocks
-    segment = segment_in_place("s", tensors)
+    segment = segment_in_place(
+        Key(Kind.LAYER), [(Slice(each.name, each.name, 0, each.shape[0]), each) for each in tensors])
     for before, after in pairwise(sorted(segment.extents, key=lambda e: (e.file, e.offset))):
         assert before.file < after.file or before.offset + before.length < after.offset
     assert segment.nbytes == sum(extent.length for extent in segment.extents)
@@ -147,3 +168,12 @@ def test_the_figures_of_a_model_worked_out_by_hand(tmp_path: Path) -> None:
 def _data_of(path: Path) -> int:
     with opened(path) as files:
         return reader.read_header(files[0])[2]
+
+
+def test_layers_with_a_window_keep_no_more_than_that(tmp_path: Path) -> None:
+    """Six of seven see 40 tokens of 512. Counted as if they kept all, a KV cache seemed to be seven times as large."""
+    shape = tiny("gemma3", layers=7)
+    layer = 2 * shape.kv_heads * shape.head_dim * 2
+    facts = look(make(tmp_path / "model.gguf", shape))
+    assert facts.kv_bytes_per_token == -(-layer * (shape.context + 6 * shape.window) // shape.context)
+    assert facts.kv_bytes_per_token < 2 * layer

@@ -25,7 +25,7 @@ def zipped(path: Path) -> bytes:
     (POINTER, "Git LFS pointer", "git lfs pull"),
     (b"<!DOCTYPE html>\n<html>", "web page", "link"),
     (b"\n <HTML><body>Sign in", "web page", "link"),
-    (gzip.compress(b"GGUF"), "gzip", "unpack"),
+    (gzip.compress(b"GGUF", mtime=0), "gzip", "unpack"),
     (None, "zip", "unpack"),
     (b"\x40\0\0\0\0\0\0\0" + b'{"__metadata__":{}}', "safetensors", "convert"),
     (pickle.dumps([1], protocol=2), "pickle", "convert"),

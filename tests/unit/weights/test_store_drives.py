@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from nvstreamd.errors import BadModelFile, BadVolume, ModelChanged, NotFound, NvstreamError
-from support.random_gguf import tiny
+from support.shapes import tiny
 from unit.weights.disks import PAIR, Disks
 from unit.weights.models import look, make, model_at
-from unit.weights.stores import edit, load_all, pack
+from unit.weights.stores import edit, load_all, pack, written_before
 
 
 def test_another_drive_in_its_place_is_noticed(tmp_path: Path, source: Path, disks: Disks) -> None:
@@ -56,7 +56,7 @@ def test_a_flipped_bit_on_a_drive_is_noticed_with_drive_and_segment(tmp_path: Pa
                                                                     place: str) -> None:
     store = disks.pack(source, tmp_path / "store", PAIR)
     with model_at(store, disks) as model:
-        segment = model.manifest.layers[1]
+        segment = model.manifest.segments[1]
     extent = segment.extents[-1]
     with (disks.directory / PAIR[extent.file]).open("r+b") as disk:
         where = extent.offset if place == "first" else extent.offset + extent.length - 1
@@ -113,7 +113,7 @@ def test_a_manifest_cannot_lead_to_another_place_on_a_drive(tmp_path: Path, sour
 
 def test_a_store_of_version_1_is_still_read(tmp_path: Path, source: Path) -> None:
     store = pack(source, [tmp_path / "a", tmp_path / "b"])
-    edit(store, lambda stored: (stored.update(version=1), stored.pop("sources")))
+    written_before(store, 1)
     assert load_all(store) == load_all(source)
     with model_at(store) as model:
         assert model.manifest.sources == () and model.manifest.homes == (None, None)

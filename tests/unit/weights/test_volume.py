@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from nvstreamd.errors import StorageFull
-from nvstreamd.weights.files import OpenFile
-from nvstreamd.weights.superblock import DATA_BEGIN
-from nvstreamd.weights.volume import Lengths
+from nvstreamd.weights.packed.files import OpenFile
+from nvstreamd.weights.packed.superblock import DATA_BEGIN
+from nvstreamd.weights.packed.volume import Lengths
 from unit.weights.disks import MIB, Disks
 from unit.weights.power import Writes
-from unit.weights.volumes import ROOM, SERIAL, A, B, C, Change, blank, names, on, reserve, volume_of
+from unit.weights.volumes import ROOM, SERIAL, A, B, C, Change, blank, names, names_in, on, reserve, volume_of
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_after_a_power_cut_a_drive_is_as_before_or_as_after(disks: Disks, number
         on(disks, HISTORY[number])
     after = names(disks)
     kept.replace(disk)
-    seen = [names(disks) for _ in writes.images(disk)]
+    seen = on(disks, lambda file: [names_in(file) for _ in writes.images(disk)])
     assert before != after and {str(each) for each in seen} == {str(before), str(after)}
     assert seen[0] == before and seen[-1] == after
 

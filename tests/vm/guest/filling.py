@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from nvdma.arena import Arena
-from nvdma.backends.nvme import NvmeBackend, Place, Target
+from nvdma.backends.nvme import Destination, NvmeBackend, OnDrive
 from nvdma.nvme.drive import Drive
 from nvdma.pci.access import Access
 from nvdma.pci.address import PciAddress
@@ -19,12 +19,12 @@ WITNESSED = Window(BAR_OWNER, 2, 8 * MIB, 32 * MIB)
 SECONDS = 60.0
 
 
-def fill(access: Access, drive: PciAddress, target: Target) -> None:
+def fill(access: Access, drive: PciAddress, target: Destination) -> None:
     """Reads as many bytes as WITNESSED has from the drive to `target`, in blocks whose last comes first."""
     with ExitStack() as stack:
         # Says how large the target is; no byte of it is used.
         arena = stack.enter_context(Arena(WITNESSED.nbytes))
-        found = NvmeBackend("nvme_vram", [Drive(access, str(drive), 16)], [Place(0, 1, 0)],
+        found = NvmeBackend("nvme_vram", [Drive(access, str(drive), 16)], [OnDrive(0, 1, 0)],
                             [Source(-1, "lab", WITNESSED.nbytes)], arena, target=target)
         found.open()
         stack.callback(found.close)

@@ -43,9 +43,9 @@ def live_controllers() -> dict[str, PciAddress]:
             for path in Path("/sys/class/nvme").glob("nvme*") if is_live(path)}
 
 
-def controllers() -> dict[str, PciAddress]:
-    """NVMe functions by serial number; waits until the kernel's driver knows both."""
-    wait_until(lambda: len(live_controllers()) == 2, "the kernel to know two drives")
+def controllers(count: int = 2) -> dict[str, PciAddress]:
+    """NVMe functions by serial number; waits until the kernel's driver knows all of them."""
+    wait_until(lambda: len(live_controllers()) == count, f"the kernel to know {count} drives")
     return live_controllers()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from nvdma.pci.address import PciAddress
 from nvstream.v1 import models_pb2 as models
 from support.daemon import DEADLINE, Collected, Daemon, running
-from support.random_gguf import tiny
+from support.shapes import tiny
 from unit.weights.models import look, make
 from vm.guest.machine import NOBODY, controllers, driver, let_everybody_run_python
 
@@ -71,14 +71,14 @@ def answer_of_file(daemon: Daemon, budget: int) -> list[int]:
     """What the GGUF answers."""
     daemon.load("plain", budget)
     try:
-        return daemon.generate("plain", PROMPT, max_tokens=TOKENS, ignore_eos=True).ids
+        return daemon.generate("plain", PROMPT, max_tokens=TOKENS, ignore_eos=True, speculation=False).ids
     finally:
         daemon.unload("plain")
 
 
 def answer(daemon: Daemon, disturb: Callable[[], None] = lambda: None) -> list[int]:
     """The tokens of `packed`; what disturbs comes after the first of them."""
-    result, stream = Collected(), daemon.open("packed", PROMPT, max_tokens=TOKENS, ignore_eos=True)
+    result, stream = Collected(), daemon.open("packed", PROMPT, max_tokens=TOKENS, ignore_eos=True, speculation=False)
     while not result.ids:
         result.take(next(stream))
     disturb()

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from nvdma.arena import Arena
-from nvdma.backends.nvme import NvmeBackend, Place
+from nvdma.backends.nvme import NvmeBackend, OnDrive
 from nvdma.nvme.drive import Drive
 from nvdma.pci.access import Access, VfioAccess
 from nvdma.pci.address import PciAddress
@@ -51,7 +51,7 @@ def backend(taken: Taken, arena: Arena, offset: int = 0, size: int | None = None
     with ExitStack() as stack:
         drive = Drive(access(taken.address, stack), str(taken.address), DEPTH)
         source = Source(-1, "lab", len(taken.content) if size is None else size)
-        found = NvmeBackend("nvme_host", [drive], [Place(0, 1, offset)], [source], arena)
+        found = NvmeBackend("nvme_host", [drive], [OnDrive(0, 1, offset)], [source], arena)
         found.open()
         stack.callback(found.close)
         yield found

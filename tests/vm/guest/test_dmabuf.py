@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from nvdma.arena import Arena
-from nvdma.backends.nvme import NvmeBackend, Place
+from nvdma.backends.nvme import NvmeBackend, OnDrive
 from nvdma.nvme.drive import Drive
 from nvdma.pci.address import PciAddress
 from nvdma.pci.dma import BusAddresses
@@ -74,8 +74,8 @@ def backend(access: KmodAccess, name: str, part: BusAddresses) -> Iterator[NvmeB
     """Reads of LAB0's first bytes into the exported part; no byte of the arena, which says how large it is, is used."""
     with ExitStack() as stack:
         arena = stack.enter_context(Arena(PART))
-        found = NvmeBackend("nvme_vram", [Drive(access, name, 16)], [Place(0, 1, 0)], [Source(-1, "lab", PART)], arena,
-                            target=lambda drive, stack: part)
+        found = NvmeBackend("nvme_vram", [Drive(access, name, 16)], [OnDrive(0, 1, 0)], [Source(-1, "lab", PART)],
+                            arena, target=lambda drive, stack: part)
         found.open()
         stack.callback(found.close)
         yield found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -53,11 +54,18 @@ def start_reading(taken: Taken) -> tuple[int, int]:
     return child, reading
 
 
+def told(taken: Taken, reading: int) -> bytes:
+    """The word that a child has begun."""
+    ready, _, _ = select.select([reading], [], [], SECONDS)
+    assert ready, f"the process that opens {taken.address} has not begun to read in {SECONDS:.0f} s"
+    return os.read(reading, 1)
+
+
 def kill_while_reading(drives: Sequence[Taken]) -> None:
     """A process for each drive, and kill -9 when all read; also when one does not, for the kernel waits for them."""
     readers = [start_reading(taken) for taken in drives]
     try:
-        begun = [os.read(reading, 1) for _, reading in readers]
+        begun = [told(taken, reading) for taken, (_, reading) in zip(drives, readers, strict=True)]
     finally:
         for child, reading in readers:
             os.kill(child, signal.SIGKILL)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from nvdma.arena import Arena
-from nvdma.backends.nvme import NvmeBackend, Place
+from nvdma.backends.nvme import NvmeBackend, OnDrive
 from nvdma.nvme.drive import Drive
 from nvdma.pci.address import PciAddress
 from nvdma.pci.kmod import KmodAccess
@@ -76,7 +76,7 @@ def running(address: PciAddress) -> Iterator[tuple[KmodAccess, NvmeBackend, Aren
     with ExitStack() as stack:
         arena = stack.enter_context(Arena(4 * MIB))
         access = KmodAccess(open_node(address, stack))
-        found = NvmeBackend("nvme_host", [Drive(access, str(address), 8)], [Place(0, 1, 0)],
+        found = NvmeBackend("nvme_host", [Drive(access, str(address), 8)], [OnDrive(0, 1, 0)],
                             [Source(-1, "lab", 4 * MIB)], arena)
         found.open()
         yield access, found, arena

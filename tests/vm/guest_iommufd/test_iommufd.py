@@ -14,7 +14,7 @@ from random import Random
 import pytest
 
 from nvdma.arena import Arena
-from nvdma.backends.nvme import NvmeBackend, Place
+from nvdma.backends.nvme import NvmeBackend, OnDrive
 from nvdma.errors import ArenaExhausted
 from nvdma.nvme.drive import Drive
 from nvdma.pci.address import PciAddress
@@ -76,7 +76,7 @@ def received(taking: socket.socket) -> IommufdAccess:
 
 def backend(access: IommufdAccess, arena: Arena, stack: ExitStack) -> NvmeBackend:
     """An open backend over the first bytes of the drive."""
-    found = NvmeBackend("nvme_host", [Drive(access, "drive", DEPTH)], [Place(0, 1, 0)], [Source(-1, "lab", 24 * MIB)],
+    found = NvmeBackend("nvme_host", [Drive(access, "drive", DEPTH)], [OnDrive(0, 1, 0)], [Source(-1, "lab", 24 * MIB)],
                         arena)
     found.open()
     stack.callback(found.close)

@@ -41,6 +41,7 @@ def chat(
     json_schema: options.JsonSchema = None,
     logprobs: options.Logprobs = None,
     ignore_eos: options.IgnoreEos = False,
+    speculation: options.Speculation = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,

@@ -25,7 +25,7 @@ from nvstream.errors import (
 
 
 class ExitCode(IntEnum):
-    """What the exit codes mean; part of the command's interface."""
+    """The meanings of the exit codes; part of the command's interface."""
 
     OK = 0
     OTHER = 1

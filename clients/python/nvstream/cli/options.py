@@ -60,6 +60,9 @@ IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Goes on after the
 Logprobs = Annotated[
     int | None, typer.Option("--logprobs", metavar="N", help="The N likeliest beside each token; see --json.")
 ]
+Speculation = Annotated[
+    bool | None, typer.Option("--speculation/--no-speculation", help="Guess tokens, verify several in a pass.")
+]
 Temperature = Annotated[
     float | None, typer.Option("--temperature", "-t", help="0 is greedy.", rich_help_panel=_SAMPLING)
 ]

@@ -83,7 +83,7 @@ def print_event(event: Event, as_json: bool) -> None:
 
 
 def usage_lines(usage: Usage) -> list[str]:
-    """What a request cost, for --stats."""
+    """The lines on the cost of a request, for --stats."""
     rate = usage.completion_tokens / usage.decode_seconds if usage.decode_seconds else 0.0
     tiers = [f"{format_bytes(usage.bytes_by_tier[one])} from {_TIERS[one]}" for one in usage.bytes_by_tier]
     return [
@@ -92,6 +92,10 @@ def usage_lines(usage: Usage) -> list[str]:
         f"queue {format_seconds(usage.queue_seconds)}, prefill {format_seconds(usage.prefill_seconds)}, "
         f"decode {format_seconds(usage.decode_seconds)}",
         f"{usage.weight_passes} passes over the weights" + "".join(f", {one}" for one in tiers),
+        *([f"{format_bytes(usage.caused_bytes)} of what was read was for this request alone"]
+          if usage.caused_bytes else []),
+        *([f"guessed {usage.proposed_tokens} tokens, {usage.accepted_tokens} of them right"]
+          if usage.proposed_tokens else []),
     ]
 
 

@@ -111,13 +111,26 @@ def _engine_rows(engine: EngineStatus) -> list[Row]:
         ("so far", f"{engine.tokens_generated} tokens, {engine.passes} passes, "
                    f"{format_bytes(engine.streamed_bytes)} streamed"),
         ("KV pages", f"{engine.kv_pages_used} of {engine.kv_pages_total} used"),
+        *_expert_rows(engine),
+        ("guesses", f"{engine.accepted_tokens} of {engine.proposed_tokens} tokens right"),
         ("peak", f"{format_bytes(engine.peak_weight_bytes)} of weights in memory"),
         ("restarts", str(engine.restarts)),
     ]  # fmt: skip
 
 
+def _expert_rows(engine: EngineStatus) -> list[Row]:
+    """How often experts were in memory when they were needed, in all layers and in the one where that was rarest."""
+    needs = [(hits, hits + misses) for hits, misses in zip(engine.expert_hits, engine.expert_misses, strict=False)]
+    found, asked = sum(hits for hits, _ in needs), sum(each for _, each in needs)
+    if not asked:
+        return []
+    worst = min(range(len(needs)), key=lambda layer: needs[layer][0] / max(1, needs[layer][1]))
+    return [("experts", f"{found / asked:.0%} of {asked} needs were in memory, "
+                        f"{needs[worst][0] / max(1, needs[worst][1]):.0%} in layer {worst} of those that have some")]
+
+
 def _share_rows(share: UserShare, caller: Caller) -> list[Row]:
-    """What a user has of what he may have."""
+    """The rows on what a user has of what he may have."""
     whose = f"uid {share.uid}{', you' if share.uid == caller.uid else ''}"
     limit = share.longest_context
     context = f"{limit} tokens at most" if limit is not None else "as the models have it"
@@ -143,9 +156,17 @@ def _placement_rows(placement: Placement) -> list[Row]:
     return [
         ("path", placement.backend or "-"),
         ("kernel", placement.kernel or "-"),
-        ("budget", format_bytes(placement.budget)),
+        ("arithmetic", placement.arithmetic or "-"),
+        ("budget", f"{format_bytes(placement.budget)} of weights, {format_bytes(placement.kv_budget)} of KV cache"),
         ("memory", f"{format_bytes(placement.resident_bytes)} resident, "
                    f"{format_bytes(placement.slot_bytes)} for streaming"),
+        *([("VRAM", f"{format_bytes(placement.vram_resident_bytes)} of weights rest there, of "
+                    f"{format_bytes(placement.vram)} that the model may have"),
+           ("link", f"{format_bytes(placement.link_bytes_per_pass)} a pass at "
+                    f"{format_bytes(placement.link_bytes_per_second)}/s")] if placement.vram else []),
+        *([("processor", f"{format_bytes(placement.host_bytes_per_pass)} a pass at "
+                         f"{format_bytes(placement.host_bytes_per_second)}/s")]
+          if placement.host_bytes_per_pass else []),
         ("streamed", f"{streamed} at {rate}"),
         ("pass", expected),
         *(("note", one) for one in placement.notes),
@@ -156,6 +177,7 @@ def _facts_rows(facts: ModelFacts) -> list[Row]:
     types = ", ".join(f"{name} {format_bytes(size)}" for name, size in sorted(facts.bytes_by_type.items()))
     return [
         *([("about", facts.description)] if facts.description else []),
+        *([("read by", facts.readers)] if facts.readers else []),
         ("kind", f"{facts.architecture}, {facts.format.value}, {facts.layers} layers"),
         ("weights", f"{format_bytes(facts.weight_bytes)}{': ' if types else ''}{types}"),
         ("a token", f"multiplies {format_bytes(facts.bytes_per_token)}, "

@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bnvstream/v1/inference.proto\x12\x0bnvstream.v1\x1a\x1egoogle/protobuf/duration.proto\"\x8d\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x15.nvstream.v1.TokenIdsH\x00\x12%\n\x07options\x18\x04 \x01(\x0b\x32\x14.nvstream.v1.OptionsB\x08\n\x06prompt\"o\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\x08messages\x18\x02 \x03(\x0b\x32\x18.nvstream.v1.ChatMessage\x12%\n\x07options\x18\x03 \x01(\x0b\x32\x14.nvstream.v1.Options\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xca\x01\n\x07Options\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\'\n\x08sampling\x18\x02 \x01(\x0b\x32\x15.nvstream.v1.Sampling\x12\x0c\n\x04stop\x18\x03 \x03(\t\x12\x15\n\x08logprobs\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0bjson_schema\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x42\r\n\x0b_max_tokensB\x0b\n\t_logprobsB\x0e\n\x0c_json_schema\"\xfc\x02\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1b\n\x0epenalty_window\x18\x08 \x01(\rH\x07\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x04H\x08\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x11\n\x0f_penalty_windowB\x07\n\x05_seed\"\xbc\x01\n\x0bStreamEvent\x12)\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x15.nvstream.v1.AcceptedH\x00\x12)\n\x08progress\x18\x02 \x01(\x0b\x32\x15.nvstream.v1.ProgressH\x00\x12#\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x12.nvstream.v1.DeltaH\x00\x12)\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x15.nvstream.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"k\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0equeue_position\x18\x02 \x01(\r\x12+\n\x03\x65ta\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x42\x06\n\x04_eta\"\x7f\n\x08Progress\x12!\n\x05phase\x18\x01 \x01(\x0e\x32\x12.nvstream.v1.Phase\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12+\n\x03\x65ta\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x42\x06\n\x04_eta\"U\n\x05\x44\x65lta\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12+\n\x08logprobs\x18\x03 \x03(\x0b\x32\x19.nvstream.v1.TokenLogprob\"W\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12$\n\x03top\x18\x03 \x03(\x0b\x32\x17.nvstream.v1.TopLogprob\"/\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\x80\x01\n\x08\x46inished\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.nvstream.v1.FinishReason\x12\x17\n\nstop_match\x18\x02 \x01(\tH\x00\x88\x01\x01\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.nvstream.v1.UsageB\r\n\x0b_stop_match\"\x9e\x02\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12\x15\n\rweight_passes\x18\x04 \x01(\r\x12%\n\x05\x62ytes\x18\x05 \x03(\x0b\x32\x16.nvstream.v1.TierBytes\x12-\n\nqueue_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cprefill_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x64\x65\x63ode_time\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\";\n\tTierBytes\x12\x1f\n\x04tier\x18\x01 \x01(\x0e\x32\x11.nvstream.v1.Tier\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"v\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.nvstream.v1.ChatInputH\x00\x12\x13\n\x0b\x61\x64\x64_special\x18\x04 \x01(\x08\x42\x07\n\x05input\"7\n\tChatInput\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.nvstream.v1.ChatMessage\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r*l\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x10\n\x0cPHASE_QUEUED\x10\x01\x12\x11\n\rPHASE_LOADING\x10\x02\x12\x11\n\rPHASE_PREFILL\x10\x03\x12\x14\n\x10PHASE_RECOVERING\x10\x04*\x91\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_END\x10\x01\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x19\n\x15\x46INISH_REASON_CONTEXT\x10\x04*H\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\r\n\tTIER_VRAM\x10\x01\x12\x0c\n\x08TIER_RAM\x10\x02\x12\r\n\tTIER_NVME\x10\x03\x32\xd8\x01\n\tInference\x12\x44\n\x08Generate\x12\x1c.nvstream.v1.GenerateRequest\x1a\x18.nvstream.v1.StreamEvent0\x01\x12<\n\x04\x43hat\x12\x18.nvstream.v1.ChatRequest\x1a\x18.nvstream.v1.StreamEvent0\x01\x12G\n\x08Tokenize\x12\x1c.nvstream.v1.TokenizeRequest\x1a\x1d.nvstream.v1.TokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bnvstream/v1/inference.proto\x12\x0bnvstream.v1\x1a\x1egoogle/protobuf/duration.proto\"\x8d\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x15.nvstream.v1.TokenIdsH\x00\x12%\n\x07options\x18\x04 \x01(\x0b\x32\x14.nvstream.v1.OptionsB\x08\n\x06prompt\"o\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12*\n\x08messages\x18\x02 \x03(\x0b\x32\x18.nvstream.v1.ChatMessage\x12%\n\x07options\x18\x03 \x01(\x0b\x32\x14.nvstream.v1.Options\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xf4\x01\n\x07Options\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\'\n\x08sampling\x18\x02 \x01(\x0b\x32\x15.nvstream.v1.Sampling\x12\x0c\n\x04stop\x18\x03 \x03(\t\x12\x15\n\x08logprobs\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0bjson_schema\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12\x18\n\x0bspeculation\x18\x07 \x01(\x08H\x03\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0b\n\t_logprobsB\x0e\n\x0c_json_schemaB\x0e\n\x0c_speculation\"\xfc\x02\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1b\n\x0epenalty_window\x18\x08 \x01(\rH\x07\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\x04H\x08\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x11\n\x0f_penalty_windowB\x07\n\x05_seed\"\xbc\x01\n\x0bStreamEvent\x12)\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x15.nvstream.v1.AcceptedH\x00\x12)\n\x08progress\x18\x02 \x01(\x0b\x32\x15.nvstream.v1.ProgressH\x00\x12#\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x12.nvstream.v1.DeltaH\x00\x12)\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x15.nvstream.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"k\n\x08\x41\x63\x63\x65pted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0equeue_position\x18\x02 \x01(\r\x12+\n\x03\x65ta\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x42\x06\n\x04_eta\"\x7f\n\x08Progress\x12!\n\x05phase\x18\x01 \x01(\x0e\x32\x12.nvstream.v1.Phase\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12+\n\x03\x65ta\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x42\x06\n\x04_eta\"U\n\x05\x44\x65lta\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12+\n\x08logprobs\x18\x03 \x03(\x0b\x32\x19.nvstream.v1.TokenLogprob\"W\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12$\n\x03top\x18\x03 \x03(\x0b\x32\x17.nvstream.v1.TopLogprob\"/\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"\x80\x01\n\x08\x46inished\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.nvstream.v1.FinishReason\x12\x17\n\nstop_match\x18\x02 \x01(\tH\x00\x88\x01\x01\x12!\n\x05usage\x18\x03 \x01(\x0b\x32\x12.nvstream.v1.UsageB\r\n\x0b_stop_match\"\xe6\x02\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12\x15\n\rweight_passes\x18\x04 \x01(\r\x12%\n\x05\x62ytes\x18\x05 \x03(\x0b\x32\x16.nvstream.v1.TierBytes\x12-\n\nqueue_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cprefill_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x64\x65\x63ode_time\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fproposed_tokens\x18\t \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\n \x01(\r\x12\x14\n\x0c\x63\x61used_bytes\x18\x0b \x01(\x04\";\n\tTierBytes\x12\x1f\n\x04tier\x18\x01 \x01(\x0e\x32\x11.nvstream.v1.Tier\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"v\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12&\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x16.nvstream.v1.ChatInputH\x00\x12\x13\n\x0b\x61\x64\x64_special\x18\x04 \x01(\x08\x42\x07\n\x05input\"7\n\tChatInput\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.nvstream.v1.ChatMessage\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r*l\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x10\n\x0cPHASE_QUEUED\x10\x01\x12\x11\n\rPHASE_LOADING\x10\x02\x12\x11\n\rPHASE_PREFILL\x10\x03\x12\x14\n\x10PHASE_RECOVERING\x10\x04*\x91\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_END\x10\x01\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x19\n\x15\x46INISH_REASON_CONTEXT\x10\x04*H\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\r\n\tTIER_VRAM\x10\x01\x12\x0c\n\x08TIER_RAM\x10\x02\x12\r\n\tTIER_NVME\x10\x03\x32\xd8\x01\n\tInference\x12\x44\n\x08Generate\x12\x1c.nvstream.v1.GenerateRequest\x1a\x18.nvstream.v1.StreamEvent0\x01\x12<\n\x04\x43hat\x12\x18.nvstream.v1.ChatRequest\x1a\x18.nvstream.v1.StreamEvent0\x01\x12G\n\x08Tokenize\x12\x1c.nvstream.v1.TokenizeRequest\x1a\x1d.nvstream.v1.TokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'nvstream.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PHASE']._serialized_start=2343
-  _globals['_PHASE']._serialized_end=2451
-  _globals['_FINISHREASON']._serialized_start=2454
-  _globals['_FINISHREASON']._serialized_end=2599
-  _globals['_TIER']._serialized_start=2601
-  _globals['_TIER']._serialized_end=2673
+  _globals['_PHASE']._serialized_start=2457
+  _globals['_PHASE']._serialized_end=2565
+  _globals['_FINISHREASON']._serialized_start=2568
+  _globals['_FINISHREASON']._serialized_end=2713
+  _globals['_TIER']._serialized_start=2715
+  _globals['_TIER']._serialized_end=2787
   _globals['_GENERATEREQUEST']._serialized_start=77
   _globals['_GENERATEREQUEST']._serialized_end=218
   _globals['_CHATREQUEST']._serialized_start=220
@@ -47,33 +47,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENIDS']._serialized_start=379
   _globals['_TOKENIDS']._serialized_end=402
   _globals['_OPTIONS']._serialized_start=405
-  _globals['_OPTIONS']._serialized_end=607
-  _globals['_SAMPLING']._serialized_start=610
-  _globals['_SAMPLING']._serialized_end=990
-  _globals['_STREAMEVENT']._serialized_start=993
-  _globals['_STREAMEVENT']._serialized_end=1181
-  _globals['_ACCEPTED']._serialized_start=1183
-  _globals['_ACCEPTED']._serialized_end=1290
-  _globals['_PROGRESS']._serialized_start=1292
-  _globals['_PROGRESS']._serialized_end=1419
-  _globals['_DELTA']._serialized_start=1421
-  _globals['_DELTA']._serialized_end=1506
-  _globals['_TOKENLOGPROB']._serialized_start=1508
-  _globals['_TOKENLOGPROB']._serialized_end=1595
-  _globals['_TOPLOGPROB']._serialized_start=1597
-  _globals['_TOPLOGPROB']._serialized_end=1644
-  _globals['_FINISHED']._serialized_start=1647
-  _globals['_FINISHED']._serialized_end=1775
-  _globals['_USAGE']._serialized_start=1778
-  _globals['_USAGE']._serialized_end=2064
-  _globals['_TIERBYTES']._serialized_start=2066
-  _globals['_TIERBYTES']._serialized_end=2125
-  _globals['_TOKENIZEREQUEST']._serialized_start=2127
-  _globals['_TOKENIZEREQUEST']._serialized_end=2245
-  _globals['_CHATINPUT']._serialized_start=2247
-  _globals['_CHATINPUT']._serialized_end=2302
-  _globals['_TOKENIZERESPONSE']._serialized_start=2304
-  _globals['_TOKENIZERESPONSE']._serialized_end=2341
-  _globals['_INFERENCE']._serialized_start=2676
-  _globals['_INFERENCE']._serialized_end=2892
+  _globals['_OPTIONS']._serialized_end=649
+  _globals['_SAMPLING']._serialized_start=652
+  _globals['_SAMPLING']._serialized_end=1032
+  _globals['_STREAMEVENT']._serialized_start=1035
+  _globals['_STREAMEVENT']._serialized_end=1223
+  _globals['_ACCEPTED']._serialized_start=1225
+  _globals['_ACCEPTED']._serialized_end=1332
+  _globals['_PROGRESS']._serialized_start=1334
+  _globals['_PROGRESS']._serialized_end=1461
+  _globals['_DELTA']._serialized_start=1463
+  _globals['_DELTA']._serialized_end=1548
+  _globals['_TOKENLOGPROB']._serialized_start=1550
+  _globals['_TOKENLOGPROB']._serialized_end=1637
+  _globals['_TOPLOGPROB']._serialized_start=1639
+  _globals['_TOPLOGPROB']._serialized_end=1686
+  _globals['_FINISHED']._serialized_start=1689
+  _globals['_FINISHED']._serialized_end=1817
+  _globals['_USAGE']._serialized_start=1820
+  _globals['_USAGE']._serialized_end=2178
+  _globals['_TIERBYTES']._serialized_start=2180
+  _globals['_TIERBYTES']._serialized_end=2239
+  _globals['_TOKENIZEREQUEST']._serialized_start=2241
+  _globals['_TOKENIZEREQUEST']._serialized_end=2359
+  _globals['_CHATINPUT']._serialized_start=2361
+  _globals['_CHATINPUT']._serialized_end=2416
+  _globals['_TOKENIZERESPONSE']._serialized_start=2418
+  _globals['_TOKENIZERESPONSE']._serialized_end=2455
+  _globals['_INFERENCE']._serialized_start=2790
+  _globals['_INFERENCE']._serialized_end=3006
 # @@protoc_insertion_point(module_scope)

@@ -203,6 +203,7 @@ class Options(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     IGNORE_EOS_FIELD_NUMBER: _builtins.int
+    SPECULATION_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Unset: up to the end of the model's context."""
     logprobs: _builtins.int
@@ -218,6 +219,10 @@ class Options(_message.Message):
     """
     ignore_eos: _builtins.bool
     """Goes on after an end-of-generation token; for measurements."""
+    speculation: _builtins.bool
+    """Whether tokens may be guessed from earlier text and several verified in one pass; unset: yes. The answer is the
+    same either way.
+    """
     @_builtins.property
     def sampling(self) -> Global___Sampling: ...
     @_builtins.property
@@ -233,10 +238,11 @@ class Options(_message.Message):
         logprobs: _builtins.int | None = ...,
         json_schema: _builtins.str | None = ...,
         ignore_eos: _builtins.bool = ...,
+        speculation: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_json_schema", b"_json_schema", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "json_schema", b"json_schema", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_json_schema", b"_json_schema", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_speculation", b"_speculation", "json_schema", b"json_schema", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "sampling", b"sampling", "speculation", b"speculation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_json_schema", b"_json_schema", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "ignore_eos", b"ignore_eos", "json_schema", b"json_schema", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_json_schema", b"_json_schema", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_speculation", b"_speculation", "ignore_eos", b"ignore_eos", "json_schema", b"json_schema", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "sampling", b"sampling", "speculation", b"speculation", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__json_schema: _TypeAlias = _typing.Literal["json_schema"]  # noqa: Y015
     _WhichOneofArgType__json_schema: _TypeAlias = _typing.Literal["_json_schema", b"_json_schema"]  # noqa: Y015
@@ -244,12 +250,16 @@ class Options(_message.Message):
     _WhichOneofArgType__logprobs: _TypeAlias = _typing.Literal["_logprobs", b"_logprobs"]  # noqa: Y015
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__speculation: _TypeAlias = _typing.Literal["speculation"]  # noqa: Y015
+    _WhichOneofArgType__speculation: _TypeAlias = _typing.Literal["_speculation", b"_speculation"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__json_schema) -> _WhichOneofReturnType__json_schema | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__logprobs) -> _WhichOneofReturnType__logprobs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__speculation) -> _WhichOneofReturnType__speculation | None: ...
 
 Global___Options: _TypeAlias = Options  # noqa: Y015
 
@@ -555,12 +565,22 @@ class Usage(_message.Message):
     QUEUE_TIME_FIELD_NUMBER: _builtins.int
     PREFILL_TIME_FIELD_NUMBER: _builtins.int
     DECODE_TIME_FIELD_NUMBER: _builtins.int
+    PROPOSED_TOKENS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
+    CAUSED_BYTES_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     cached_tokens: _builtins.int
     """How many of the prompt's tokens came from the prefix cache."""
     completion_tokens: _builtins.int
     weight_passes: _builtins.int
     """Passes over the weights that this request took part in."""
+    proposed_tokens: _builtins.int
+    """Tokens that were guessed, and those of them that were right."""
+    accepted_tokens: _builtins.int
+    caused_bytes: _builtins.int
+    """Bytes off the drive that this request caused: its part of what all requests of a pass needed, and of the experts
+    that its tokens went to. Sums over requests are what was read for them.
+    """
     @_builtins.property
     def bytes(self) -> _containers.RepeatedCompositeFieldContainer[Global___TierBytes]:
         """Weight bytes of those passes, by where they came from. Passes are shared: sums over requests count them once each."""
@@ -582,10 +602,13 @@ class Usage(_message.Message):
         queue_time: _duration_pb2.Duration | None = ...,
         prefill_time: _duration_pb2.Duration | None = ...,
         decode_time: _duration_pb2.Duration | None = ...,
+        proposed_tokens: _builtins.int = ...,
+        accepted_tokens: _builtins.int = ...,
+        caused_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decode_time", b"decode_time", "prefill_time", b"prefill_time", "queue_time", b"queue_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "decode_time", b"decode_time", "prefill_time", b"prefill_time", "prompt_tokens", b"prompt_tokens", "queue_time", b"queue_time", "weight_passes", b"weight_passes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "bytes", b"bytes", "cached_tokens", b"cached_tokens", "caused_bytes", b"caused_bytes", "completion_tokens", b"completion_tokens", "decode_time", b"decode_time", "prefill_time", b"prefill_time", "prompt_tokens", b"prompt_tokens", "proposed_tokens", b"proposed_tokens", "queue_time", b"queue_time", "weight_passes", b"weight_passes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

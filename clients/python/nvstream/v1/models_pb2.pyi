@@ -98,6 +98,7 @@ class ModelFacts(_message.Message):
     BYTES_PER_TOKEN_FIELD_NUMBER: _builtins.int
     KV_BYTES_PER_TOKEN_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    READERS_FIELD_NUMBER: _builtins.int
     architecture: _builtins.str
     format: Global___ModelFormat.ValueType
     weight_bytes: _builtins.int
@@ -109,7 +110,12 @@ class ModelFacts(_message.Message):
     bytes_per_token: _builtins.int
     """Weight bytes that one pass (one token of one user) multiplies."""
     kv_bytes_per_token: _builtins.int
+    """What a sequence of the whole context keeps of keys and values, in bytes a token. A mean: layers that see a window
+    keep no more than that, so that the longer a sequence is the less they keep of a token.
+    """
     description: _builtins.str
+    readers: _builtins.str
+    """Which versions of the server read a packed model."""
     @_builtins.property
     def bytes_by_type(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Names of the GGML types and how many bytes each has."""
@@ -128,10 +134,11 @@ class ModelFacts(_message.Message):
         bytes_per_token: _builtins.int = ...,
         kv_bytes_per_token: _builtins.int = ...,
         description: _builtins.str = ...,
+        readers: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bytes_by_type", b"bytes_by_type", "bytes_per_token", b"bytes_per_token", "context_length", b"context_length", "description", b"description", "format", b"format", "kv_bytes_per_token", b"kv_bytes_per_token", "layers", b"layers", "minimum_budget", b"minimum_budget", "vocabulary_size", b"vocabulary_size", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bytes_by_type", b"bytes_by_type", "bytes_per_token", b"bytes_per_token", "context_length", b"context_length", "description", b"description", "format", b"format", "kv_bytes_per_token", b"kv_bytes_per_token", "layers", b"layers", "minimum_budget", b"minimum_budget", "readers", b"readers", "vocabulary_size", b"vocabulary_size", "weight_bytes", b"weight_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -192,7 +199,16 @@ class Placement(_message.Message):
     BACKEND_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
     KERNEL_FIELD_NUMBER: _builtins.int
+    ARITHMETIC_FIELD_NUMBER: _builtins.int
+    KV_BUDGET_FIELD_NUMBER: _builtins.int
+    VRAM_FIELD_NUMBER: _builtins.int
+    VRAM_RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
+    LINK_BYTES_PER_PASS_FIELD_NUMBER: _builtins.int
+    LINK_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    HOST_BYTES_PER_PASS_FIELD_NUMBER: _builtins.int
+    HOST_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     budget: _builtins.int
+    """Ceiling of the weight bytes in memory."""
     resident_bytes: _builtins.int
     slot_bytes: _builtins.int
     streamed_bytes_per_pass: _builtins.int
@@ -202,6 +218,21 @@ class Placement(_message.Message):
     """Median over the last passes; unset before the first."""
     backend: _builtins.str
     kernel: _builtins.str
+    arithmetic: _builtins.str
+    """Id of the arithmetic that the kernel follows: where it is equal, so is every bit of an answer."""
+    kv_budget: _builtins.int
+    """Bytes of the KV cache; with `budget` they count against the server's `memory`."""
+    vram: _builtins.int
+    """Where a card computes: ceiling of its memory for weights, keys and values; the bytes of weights that rest in it."""
+    vram_resident_bytes: _builtins.int
+    link_bytes_per_pass: _builtins.int
+    """What comes to it over its link in a pass of one row, out of memory or off the drive, and what the link gave when it was measured."""
+    link_bytes_per_second: _builtins.float
+    host_bytes_per_pass: _builtins.int
+    """What the processor multiplies beside a card in a pass of one row, where it rests in memory, and how fast it did so
+    when that was measured, the link being busy, too.
+    """
+    host_bytes_per_second: _builtins.float
     @_builtins.property
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Why other backends were refused, and what this one does without."""
@@ -219,10 +250,18 @@ class Placement(_message.Message):
         backend: _builtins.str = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
         kernel: _builtins.str = ...,
+        arithmetic: _builtins.str = ...,
+        kv_budget: _builtins.int = ...,
+        vram: _builtins.int = ...,
+        vram_resident_bytes: _builtins.int = ...,
+        link_bytes_per_pass: _builtins.int = ...,
+        link_bytes_per_second: _builtins.float = ...,
+        host_bytes_per_pass: _builtins.int = ...,
+        host_bytes_per_second: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_measured_pass_seconds", b"_measured_pass_seconds", "measured_pass_seconds", b"measured_pass_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_measured_pass_seconds", b"_measured_pass_seconds", "backend", b"backend", "budget", b"budget", "kernel", b"kernel", "measured_pass_seconds", b"measured_pass_seconds", "notes", b"notes", "predicted_pass_seconds", b"predicted_pass_seconds", "read_bytes_per_second", b"read_bytes_per_second", "resident_bytes", b"resident_bytes", "slot_bytes", b"slot_bytes", "streamed_bytes_per_pass", b"streamed_bytes_per_pass"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_measured_pass_seconds", b"_measured_pass_seconds", "arithmetic", b"arithmetic", "backend", b"backend", "budget", b"budget", "host_bytes_per_pass", b"host_bytes_per_pass", "host_bytes_per_second", b"host_bytes_per_second", "kernel", b"kernel", "kv_budget", b"kv_budget", "link_bytes_per_pass", b"link_bytes_per_pass", "link_bytes_per_second", b"link_bytes_per_second", "measured_pass_seconds", b"measured_pass_seconds", "notes", b"notes", "predicted_pass_seconds", b"predicted_pass_seconds", "read_bytes_per_second", b"read_bytes_per_second", "resident_bytes", b"resident_bytes", "slot_bytes", b"slot_bytes", "streamed_bytes_per_pass", b"streamed_bytes_per_pass", "vram", b"vram", "vram_resident_bytes", b"vram_resident_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__measured_pass_seconds: _TypeAlias = _typing.Literal["measured_pass_seconds"]  # noqa: Y015
     _WhichOneofArgType__measured_pass_seconds: _TypeAlias = _typing.Literal["_measured_pass_seconds", b"_measured_pass_seconds"]  # noqa: Y015
@@ -410,9 +449,9 @@ class LoadRequest(_message.Message):
     BACKEND_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     budget: _builtins.int
-    """Ceiling of the weight bytes in memory; unset: the server's default."""
+    """Ceiling of the weight bytes in memory; unset: what the KV cache and other models leave of the server's memory."""
     kv_budget: _builtins.int
-    """Ceiling of the KV cache, bytes; unset: the server's default."""
+    """Ceiling of the KV cache, bytes; unset: a part of what is left of the server's memory."""
     backend: _builtins.str
     """"uring", "pread", ...; unset: the first that works."""
     def __init__(

@@ -221,6 +221,10 @@ class EngineStatus(_message.Message):
     PEAK_WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
     PASS_RUNNING_FIELD_NUMBER: _builtins.int
     STALL_FIELD_NUMBER: _builtins.int
+    PROPOSED_TOKENS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
+    EXPERT_HITS_FIELD_NUMBER: _builtins.int
+    EXPERT_MISSES_FIELD_NUMBER: _builtins.int
     running: _builtins.int
     queued: _builtins.int
     restarts: _builtins.int
@@ -234,12 +238,21 @@ class EngineStatus(_message.Message):
     peak_weight_bytes: _builtins.int
     stall: _builtins.str
     """What does not come to its end, and for how long; unset while the engine is well. It is replaced when it goes on."""
+    proposed_tokens: _builtins.int
+    """Tokens that were guessed since the engine started, and those of them that were right."""
+    accepted_tokens: _builtins.int
     @_builtins.property
     def model(self) -> _models_pb2.Model: ...
     @_builtins.property
     def pass_running(self) -> _duration_pb2.Duration:
         """For how long the pass has been running that runs; unset between passes."""
 
+    @_builtins.property
+    def expert_hits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of a model with experts, by layer: how often passes found one that they needed in memory, and how often not."""
+
+    @_builtins.property
+    def expert_misses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -256,10 +269,14 @@ class EngineStatus(_message.Message):
         peak_weight_bytes: _builtins.int = ...,
         pass_running: _duration_pb2.Duration | None = ...,
         stall: _builtins.str = ...,
+        proposed_tokens: _builtins.int = ...,
+        accepted_tokens: _builtins.int = ...,
+        expert_hits: _abc.Iterable[_builtins.int] | None = ...,
+        expert_misses: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_pid", b"_pid", "model", b"model", "pass_running", b"pass_running", "pid", b"pid"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pid", b"_pid", "kv_pages_total", b"kv_pages_total", "kv_pages_used", b"kv_pages_used", "model", b"model", "pass_running", b"pass_running", "passes", b"passes", "peak_weight_bytes", b"peak_weight_bytes", "pid", b"pid", "queued", b"queued", "restarts", b"restarts", "running", b"running", "stall", b"stall", "streamed_bytes", b"streamed_bytes", "tokens_generated", b"tokens_generated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pid", b"_pid", "accepted_tokens", b"accepted_tokens", "expert_hits", b"expert_hits", "expert_misses", b"expert_misses", "kv_pages_total", b"kv_pages_total", "kv_pages_used", b"kv_pages_used", "model", b"model", "pass_running", b"pass_running", "passes", b"passes", "peak_weight_bytes", b"peak_weight_bytes", "pid", b"pid", "proposed_tokens", b"proposed_tokens", "queued", b"queued", "restarts", b"restarts", "running", b"running", "stall", b"stall", "streamed_bytes", b"streamed_bytes", "tokens_generated", b"tokens_generated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__pid: _TypeAlias = _typing.Literal["pid"]  # noqa: Y015
     _WhichOneofArgType__pid: _TypeAlias = _typing.Literal["_pid", b"_pid"]  # noqa: Y015

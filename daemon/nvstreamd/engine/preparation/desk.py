@@ -9,44 +9,16 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 
-from nvstreamd.wire.engine_pb2 import Encode, FromEngine, Prepare, Run
-
-# Bytes of text. As many are tokens in some ten milliseconds.
-CHEAP = 1 << 14
-MESSAGE_COST = 64
-# Of a schema's check, which starts a process. What took longer takes the engine some times as long, every time.
-QUICK_SECONDS = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A question to a worker, packed once: a Prepare without the number of its call. `cost` is compared with CHEAP."""
-
-    packed: bytes
-    digest: bytes
-    cost: int
-    is_text: bool
-
-    @classmethod
-    def of(cls, question: Prepare, cost: int) -> Ask:
-        """The question, packed."""
-        packed = question.SerializeToString()
-        return cls(packed, sha256(packed).digest(), cost, question.HasField("encode"))
-
-    def cost_with(self, answer: FromEngine | None) -> int:
-        """What is left to do for it when the answer is known: nothing, but that a schema is compiled once more."""
-        if answer is None or answer.encoded.compile_seconds > QUICK_SECONDS:
-            return self.cost
-        return 0
+from nvstreamd.engine.commands import Call
+from nvstreamd.engine.preparation.questions import CHEAP, Ask
 
 
 @dataclass(slots=True, eq=False)
 class Job:
     """A call to prepare. `asks` is what workers are asked, if anything; `cost` that of what is not known yet."""
 
-    call: Run | Encode
+    call: Call
     asks: Sequence[Ask]
     cost: int
     is_cancelled: bool = False
@@ -64,11 +36,11 @@ class Job:
     @property
     def share(self) -> int:
         """The user whose turn it takes."""
-        return self.call.share if self.call.HasField("share") else self.call.uid
+        return self.call.share
 
     @property
     def costly(self) -> bool:
-        """Whether it may keep a processor busy for long."""
+        """True when it may keep a processor busy for long."""
         return self.cost > CHEAP
 
 
@@ -105,7 +77,7 @@ class Turns:
 
 
 class Desk:
-    """What waits to be prepared, and which costly jobs are under way."""
+    """The jobs that wait to be prepared, and the costly ones that are under way."""
 
     def __init__(self) -> None:
         self._cheap, self._costly = Turns(), Turns()

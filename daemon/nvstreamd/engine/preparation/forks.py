@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
+from nvdma.confine import end_with
 from nvstreamd.engine.preparation.worker import receive_exactly, refusal
 from nvstreamd.errors import NvstreamError
 from nvstreamd.wire.engine_pb2 import FromEngine
@@ -90,8 +91,9 @@ class Forks:
         # What is there now is never freed: collecting garbage would only unshare its pages.
         gc.collect()
         gc.freeze()
+        parent = os.getpid()
         if os.fork() == 0:
-            _child(lambda: _fork_when_asked(theirs, self._work), theirs)
+            _child(lambda: _fork_when_asked(theirs, self._work), theirs, parent)
         theirs.close()
         ours.settimeout(FORK_SECONDS)
         stack.callback(ours.close)
@@ -138,22 +140,26 @@ def _fork_when_asked(asked: socket.socket, work: Work) -> None:
 
 def _fork(channel: socket.socket, work: Work, costly: bool) -> int:
     """A worker's pidfd. Raises OSError when the kernel makes none, or has ended it already."""
-    pid = os.fork()
+    parent, pid = os.getpid(), os.fork()
     if pid == 0:
-        _begin(channel, work, costly)
+        _begin(channel, work, costly, parent)
     return os.pidfd_open(pid)
 
 
-def _begin(channel: socket.socket, work: Work, costly: bool) -> None:
+def _begin(channel: socket.socket, work: Work, costly: bool, parent: int) -> None:
     """The life of a worker, which has children of its own and waits for them."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _child(lambda: work(channel, costly), channel)
+    _child(lambda: work(channel, costly), channel, parent)
 
 
-def _child(life: Callable[[], None], kept: socket.socket) -> None:
-    """Runs `life` in a fork with no descriptor but `kept`, then ends it. What it would print may be a user's."""
+def _child(life: Callable[[], None], kept: socket.socket, parent: int) -> None:
+    """Runs `life` in a fork with no descriptor but `kept`, then ends it. What it would print may be a user's.
+
+    It ends with its parent also when it is stopped, and sees no channel being closed.
+    """
     status = 1
     try:
+        end_with(parent)
         null = os.open(os.devnull, os.O_RDWR)
         for number in range(STDERR + 1):
             os.dup2(null, number)

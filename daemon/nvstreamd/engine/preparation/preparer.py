@@ -12,15 +12,19 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Final, Protocol
 
-from nvstreamd.engine.preparation.desk import CHEAP, Ask, Desk, Job
+from google.protobuf.message import Message
+
+from nvstreamd.engine.commands import Call, Run
+from nvstreamd.engine.preparation.desk import Desk, Job
 from nvstreamd.engine.preparation.forks import Forks, ForksLost, NoWorker, Worker
+from nvstreamd.engine.preparation.questions import CHEAP, Ask
 from nvstreamd.engine.preparation.remembered import Remembered, is_refusal
 from nvstreamd.engine.preparation.worker import NICE
 from nvstreamd.engine.prompts import Prompts
 from nvstreamd.engine.request import Request
 from nvstreamd.errors import NvstreamError, RequestCancelled, from_wire, unexpected
 from nvstreamd.text import places
-from nvstreamd.wire.engine_pb2 import Encode, Encoded, FromEngine, Run
+from nvstreamd.wire.engine_pb2 import Encoded, FromEngine
 from nvstreamd.wire.failures import failure_of
 
 log = logging.getLogger(__name__)
@@ -34,8 +38,8 @@ class Results(Protocol):
     def ready(self, request: Request) -> None:
         """A request that can be scheduled."""
 
-    def encoded(self, answer: Encoded) -> None:
-        """The ids of a text."""
+    def encoded(self, call: int, response: Message) -> None:
+        """The ids of a text, in the message that its client gets."""
 
     def failed(self, call: int, error: NvstreamError) -> None:
         """The failure of a call."""
@@ -70,10 +74,10 @@ class Preparer:
 
     @property
     def has_work(self) -> bool:
-        """Whether any call is on its way."""
+        """True while any call is on its way."""
         return bool(self._open)
 
-    def submit(self, call: Run | Encode) -> None:
+    def submit(self, call: Call) -> None:
         """Queues a call. Raises InvalidRequest at once for what can be told from its length."""
         asks = self.prompts.questions(call)
         with self._changed:
@@ -148,7 +152,7 @@ class Preparer:
         return True
 
     def _answer(self, job: Job, ask: Ask, lane: _Lane) -> Encoded:
-        """What a worker says, or said before. Raises _Refused when that is no, NvstreamError when it died over it."""
+        """A worker's answer, now or before. Raises _Refused when that is no, NvstreamError when it died over it."""
         with self._changed:
             answer = self._remembered.find(job.uid, ask)
         if answer is None:
@@ -201,9 +205,8 @@ class Preparer:
                     self.results.ready(request)
                     del self._open[job.id]
         elif self._open.get(job.id) is job:
-            answers[0].id = job.id
             # It stays open until that is said: what fails on the way is a failure that somebody waits for.
-            self.results.encoded(answers[0])
+            self.results.encoded(job.id, answers[0].response)
             self._close(job)
 
     def _fail(self, job: Job, error: NvstreamError) -> None:
@@ -211,7 +214,7 @@ class Preparer:
             self.results.failed(job.id, error)
 
     def _close(self, job: Job) -> bool:
-        """Whether somebody still waits for it."""
+        """Closes the job. True when somebody still waited for it."""
         with self._changed:
             return self._open.pop(job.id, None) is job
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from nvstreamd.engine.preparation.desk import Ask
+from nvstreamd.engine.preparation.questions import Ask
 from nvstreamd.wire.engine_pb2 import Failure, FromEngine
 
 MOST_BYTES = 16 << 20
@@ -55,7 +55,7 @@ class Remembered:
 
 
 def is_refusal(answer: FromEngine) -> bool:
-    """Whether an answer says no to the question itself, and would again."""
+    """True when an answer says no to the question itself, and would again."""
     return answer.HasField("failure") and _lasts(answer.failure)
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nvstream.v1.inference_pb2 import TokenizeResponse
 from nvstreamd.engine.walls import go_first
-from nvstreamd.errors import NvstreamError, unexpected
-from nvstreamd.wire.engine_pb2 import FromEngine, Prepare
+from nvstreamd.errors import InvalidRequest, NvstreamError, unexpected
+from nvstreamd.wire.engine_pb2 import Encode, Encoded, FromEngine, Prepare
 from nvstreamd.wire.failures import failure_of
 from nvstreamd.wire.frames import HEADER, frame, length_of
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 MEMORY: Final = 640 << 20
 CPU_SECONDS: Final = 30
 NICE: Final = 10
+# Clients take messages of 4 MiB by default, in every language (grpc.max_receive_message_length).
+LARGEST_ANSWER: Final = (4 << 20) - (16 << 10)
 
 
 def work(channel: socket.socket, encoder: Encoder, costly: bool) -> None:
@@ -35,16 +39,34 @@ def work(channel: socket.socket, encoder: Encoder, costly: bool) -> None:
         encoder.open(stack)
         while (ask := _receive(channel)) is not None:
             _allow_cpu()
-            channel.sendall(frame(_answer(ask, encoder).SerializeToString()))
+            channel.sendall(frame(answer(ask, encoder).SerializeToString()))
 
 
-def _answer(ask: Prepare, encoder: Encoder) -> FromEngine:
+def answer(ask: Prepare, encoder: Encoder) -> FromEngine:
+    """Encoded, or the Failure of whatever went wrong."""
     try:
         if ask.HasField("json_schema"):
-            return FromEngine(encoded=encoder.check_schema(ask.json_schema))
-        return FromEngine(encoded=encoder.encode(ask.encode))
+            return FromEngine(encoded=_checked(ask.json_schema, encoder))
+        return FromEngine(encoded=_encoded(ask.encode, encoder))
     except Exception as error:
         return FromEngine(failure=failure_of(unexpected(error, "preparing the request")))
+
+
+def _encoded(text: Encode, encoder: Encoder) -> Encoded:
+    if text.HasField("chat"):
+        ids = encoder.chat([{"role": message.role, "content": message.content} for message in text.chat.messages])
+    else:
+        ids = encoder.text(text.text, text.add_special)
+    encoded = Encoded(response=TokenizeResponse(token_ids=ids))
+    if encoded.ByteSize() > LARGEST_ANSWER:
+        raise InvalidRequest(f"the text has {len(ids)} tokens: their ids are more than {LARGEST_ANSWER} bytes",
+                             "send it in parts", field="text")
+    return encoded
+
+
+def _checked(schema: str, encoder: Encoder) -> Encoded:
+    began = time.monotonic()
+    return Encoded(schema=encoder.check_schema(schema), compile_seconds=time.monotonic() - began)
 
 
 def _confine(nice: int) -> None:

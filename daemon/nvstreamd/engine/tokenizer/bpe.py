@@ -108,7 +108,7 @@ def _virtual(merges: Sequence[tuple[str, str]], ids: Mapping[str, int], pre: Pre
 
 
 def _expansion(text: str, ids: Mapping[str, int], space_marks: bool) -> tuple[int, ...]:
-    """What llama.cpp emits for a text that is no token: its bytes, as far as they are tokens."""
+    """The tokens that llama.cpp emits for a text that is no token: its bytes, as far as they are tokens."""
     names = [byte_token(byte) for byte in text.encode()] if space_marks else [c for c in text if c.isascii()]
     return tuple(ids[name] for name in names if name in ids)
 

@@ -22,7 +22,7 @@ class Detokenizer:
 
     @property
     def pending(self) -> bool:
-        """Whether bytes of an unfinished code point are held back."""
+        """True while bytes of an unfinished code point are held back."""
         return bool(self._decoder.getstate()[0])
 
     def flush(self) -> str:

@@ -36,6 +36,8 @@ END_OF_GENERATION: Final = (
     "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
     "<|ifm|im_end|>",
 )  # fmt: skip
+# Where these are words, "</s>" is one as well: it ends what is struck through in HTML, and no text.
+TAGS_BESIDE_S: Final = ("<s>", "<b>", "</b>")
 # gpt-oss writes its channels with these: they must reach the reader of the text.
 ALWAYS_SHOWN: Final = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
 # With one of these sets among the end-of-generation tokens, "<|end|>" only ends a message.

@@ -77,7 +77,7 @@ class Spm:
 
 
 def _is_word(vocabulary: Vocabulary, token: int) -> bool:
-    """Whether characters may merge into this token.
+    """True when characters may merge into this token.
 
     As in SentencePiece. In llama.cpp they may into any, so that a user's text can spell a control token.
     """

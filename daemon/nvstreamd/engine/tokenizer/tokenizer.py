@@ -86,7 +86,7 @@ class Tokenizer:
         are those of the whole text unless an unprivileged stretch spells a control token.
 
         Args:
-            parts: text and whether it may spell control tokens, in order; see `chat_template.Segment`.
+            parts: text and whether it may spell control tokens, in order; see `chat_template.Passage`.
             add_special: add the begin and end tokens where the model wants them.
             structure: what a template writes itself, see `chat_template.Prompt`. Tokens that it spells are not found
                 in the stretches that may spell none, not even those that a vocabulary wants found in any text.
@@ -210,7 +210,7 @@ def _pre(metadata: Mapping[str, object], model: str) -> tuple[str, Pre, tuple[st
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a kind of tokenizer does when the file does not say."""
+    """The settings of a kind of tokenizer that hold when the file does not say."""
 
     model: str
     pre: str

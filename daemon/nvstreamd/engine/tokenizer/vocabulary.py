@@ -132,7 +132,7 @@ class _Draft:
         ]
         self._mark_unused()
         ends = {token for token in fim if token is not None}
-        ends.update(self._make_control(names.END_OF_GENERATION))
+        ends.update(self._make_control(text for text in names.END_OF_GENERATION if not self._is_tag(text, eos)))
         for text in names.ALWAYS_SHOWN:
             self._set(text, USER_DEFINED | MARK)
         ends.update(token for token in (eos, eot, eom) if token is not None)
@@ -159,6 +159,12 @@ class _Draft:
                 )
                 self.attributes[token] |= CONTROL
         return found
+
+    def _is_tag(self, text: str, eos: int | None) -> bool:
+        """True of "</s>" in a vocabulary that has the tags of HTML as words."""
+        words = (*names.TAGS_BESIDE_S, text)
+        return (text == "</s>" and self.ids.get(text) != eos
+                and all(word in self.ids and self.attributes[self.ids[word]] == USER_DEFINED for word in words))
 
     def _mark_unused(self) -> None:
         for token, attribute in enumerate(self.attributes):

@@ -73,7 +73,7 @@ void place(const Attend* call, int64_t row, int64_t token, int64_t page) {
         if (call->k_norm) norm(k, call->k_norm, dim, call->epsilon, k);
         turn(k, cos, sin, dim, call->interleaved);
         const float* v = call->v + (row * call->kv_heads + head) * dim;
-        const int64_t at = (page * call->kv_heads + head) * dim * PAGE_TOKENS;
+        const int64_t at = page * call->page_stride + head * dim * PAGE_TOKENS;
         for (int64_t i = 0; i < dim; i++) {
             call->keys[at + i * PAGE_TOKENS + token] = to_half(k[i]);
             call->values[at + token * dim + i] = to_half(v[i]);
@@ -84,7 +84,7 @@ void place(const Attend* call, int64_t row, int64_t token, int64_t page) {
 inline int64_t padded(int64_t dim) { return (dim + PAGE_TOKENS - 1) / PAGE_TOKENS * PAGE_TOKENS; }
 
 int64_t scratch(const Attend* call) {
-    const int64_t rows = span_rows(call->heads / call->kv_heads) * (call->heads / call->kv_heads);
+    const int64_t rows = stretch_rows(call->heads / call->kv_heads) * (call->heads / call->kv_heads);
     return rows * (call->dim + 2 * padded(call->dim) + PAGE_TOKENS + 4);
 }
 
@@ -94,7 +94,7 @@ struct Found {
     float *most, *total, *mixed;
 };
 
-// Query rows of a span that share a key-value head; what they found in the chunk at hand, and in all chunks before.
+// Query rows of a stretch that share a key-value head; what they found in the chunk at hand, and in all chunks before.
 struct Queries {
     int64_t rows, dim, width;
     float *q, *scores;
@@ -113,27 +113,33 @@ inline void begin(const Found& found, int64_t rows, int64_t width) {
     std::memset(found.mixed, 0, rows * width * sizeof(float));
 }
 
-inline Queries gather(const Attend* call, const Span* span, int64_t kv_head, float* scratch) {
-    const int64_t group = call->heads / call->kv_heads, rows = span->count * group, width = padded(call->dim);
+inline Queries gather(const Attend* call, const Stretch* stretch, int64_t kv_head, float* scratch) {
+    const int64_t group = call->heads / call->kv_heads, rows = stretch->count * group, width = padded(call->dim);
     Queries s{rows, call->dim, width, scratch, scratch + rows * call->dim, {}, {}};
     scratch = s.scores + rows * PAGE_TOKENS;
     s.chunk = found_at(scratch, rows, width);
     s.all = found_at(scratch, rows, width);
-    const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(call->dim));
     for (int64_t r = 0; r < rows; r++) {
         const int64_t head = kv_head * group + r % group;
-        const float* q = call->q + ((span->first + r / group) * call->heads + head) * call->dim;
-        for (int64_t i = 0; i < call->dim; i++) s.q[r * call->dim + i] = q[i] * scale;
+        const float* q = call->q + ((stretch->first + r / group) * call->heads + head) * call->dim;
+        for (int64_t i = 0; i < call->dim; i++) s.q[r * call->dim + i] = q[i] * call->scale;
     }
     return s;
 }
 
-// Scores of a page to weights e^(score - maximum), zeros from `seen` on; what was mixed so far shrinks accordingly.
-inline void weigh(const Queries& s, int64_t r, int64_t seen) {
+// The first token that the token at `position` sees.
+inline int64_t first_seen(const Attend* call, int64_t position) {
+    return call->window && position >= call->window ? position + 1 - call->window : 0;
+}
+
+// Scores of a page to weights e^(score - maximum), zeros but from `from` to `seen`; what was mixed so far shrinks
+// accordingly.
+inline void weigh(const Queries& s, int64_t r, int64_t from, int64_t seen) {
     float* scores = s.scores + r * PAGE_TOKENS;
     float most = s.chunk.most[r];
-    for (int64_t t = 0; t < seen; t++) most = scores[t] > most ? scores[t] : most;
+    for (int64_t t = from; t < seen; t++) most = scores[t] > most ? scores[t] : most;
     for (int v = 0; v < PANELS; v++) store(scores + v * W, exponential(sub(load(scores + v * W), splat(most))));
+    for (int64_t t = 0; t < from; t++) scores[t] = 0;
     for (int64_t t = seen; t < PAGE_TOKENS; t++) scores[t] = 0;
     F sums[PANELS];
     for (int v = 0; v < PANELS; v++) sums[v] = load(scores + v * W);
@@ -145,6 +151,13 @@ inline void weigh(const Queries& s, int64_t r, int64_t seen) {
         for (int64_t i = 0; i < s.width; i += W) store(mixed + i, mul(load(mixed + i), splat(shrink[0])));
     }
     s.chunk.most[r] = most;
+}
+
+// What a row found in the first chunk that it sees.
+inline void take(const Queries& s, int64_t r) {
+    s.all.most[r] = s.chunk.most[r];
+    s.all.total[r] = s.chunk.total[r];
+    std::memcpy(s.all.mixed + r * s.width, s.chunk.mixed + r * s.width, s.width * sizeof(float));
 }
 
 // Joins what a row found in a chunk to what it found before.
@@ -164,45 +177,51 @@ inline void join(const Queries& s, int64_t r) {
     }
 }
 
-inline void mix_page(const Attend* call, const Span* span, const Queries& s, int64_t number, int64_t at) {
+inline void mix_page(const Attend* call, const Stretch* stretch, const Queries& s, int64_t number, int64_t at) {
     const int64_t group = call->heads / call->kv_heads, dim = s.dim;
     std::memset(s.scores, 0, s.rows * PAGE_TOKENS * sizeof(float));
     panels(s.q, dim, call->keys + at, PAGE_TOKENS, dim, s.scores, PAGE_TOKENS, s.rows);
-    int64_t first = s.rows, most_seen = 0;
+    // The rows that see any of the page are neighbours.
+    int64_t first = s.rows, end = 0, most_seen = 0;
     for (int64_t r = 0; r < s.rows; r++) {
-        const int64_t left = span->begin + r / group + 1 - number * PAGE_TOKENS;
-        if (left <= 0) continue;
+        const int64_t position = stretch->begin + r / group, left = position + 1 - number * PAGE_TOKENS;
+        const int64_t gone = first_seen(call, position) - number * PAGE_TOKENS;
+        if (left <= 0 || gone >= PAGE_TOKENS) continue;
         const int64_t seen = left < PAGE_TOKENS ? left : PAGE_TOKENS;
-        weigh(s, r, seen);
+        weigh(s, r, gone > 0 ? gone : 0, seen);
         first = r < first ? r : first;
+        end = r + 1;
         most_seen = seen > most_seen ? seen : most_seen;
     }
     for (int64_t column = 0; column < dim; column += PAGE_TOKENS) {
         panels(s.scores + first * PAGE_TOKENS, PAGE_TOKENS, call->values + at + column, dim, most_seen,
-               s.chunk.mixed + first * s.width + column, s.width, s.rows - first);
+               s.chunk.mixed + first * s.width + column, s.width, end - first);
     }
 }
 
-// Causal attention of a span's rows over one key-value head -> out.
-void attend(const Attend* call, const Span* span, int64_t kv_head, float* scratch) {
-    const Queries s = gather(call, span, kv_head, scratch);
+// Causal attention of a stretch's rows over one key-value head -> out.
+void attend(const Attend* call, const Stretch* stretch, int64_t kv_head, float* scratch) {
+    const Queries s = gather(call, stretch, kv_head, scratch);
     const int64_t group = call->heads / call->kv_heads;
-    const int64_t pages = (span->begin + span->count + PAGE_TOKENS - 1) / PAGE_TOKENS;
-    for (int64_t first = 0; first < pages; first += CHUNK_PAGES) {
+    const int64_t pages = (stretch->begin + stretch->count + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    const int64_t seen = first_seen(call, stretch->begin) / PAGE_TOKENS, start = seen / CHUNK_PAGES * CHUNK_PAGES;
+    for (int64_t first = start; first < pages; first += CHUNK_PAGES) {
         // The first chunk needs no joining: what its rows find goes to `all` at once.
-        const Queries part = first ? s : Queries{s.rows, s.dim, s.width, s.q, s.scores, s.all, {}};
+        const Queries part = first > start ? s : Queries{s.rows, s.dim, s.width, s.q, s.scores, s.all, {}};
         begin(part.chunk, s.rows, s.width);
         const int64_t last = first + CHUNK_PAGES < pages ? first + CHUNK_PAGES : pages;
-        for (int64_t number = first; number < last; number++) {
-            const int64_t page = call->pages[span->page + number];
-            mix_page(call, span, part, number, (page * call->kv_heads + kv_head) * s.dim * PAGE_TOKENS);
+        for (int64_t number = first > seen ? first : seen; number < last; number++) {
+            const int64_t page = call->pages[stretch->page + number];
+            mix_page(call, stretch, part, number, page * call->page_stride + kv_head * s.dim * PAGE_TOKENS);
         }
-        for (int64_t r = 0; first && r < s.rows; r++) {
-            if (span->begin + r / group >= first * PAGE_TOKENS) join(s, r);
+        for (int64_t r = 0; first > start && r < s.rows; r++) {
+            const int64_t position = stretch->begin + r / group;
+            if (position < first * PAGE_TOKENS) continue;
+            first_seen(call, position) < first * PAGE_TOKENS ? join(s, r) : take(s, r);
         }
     }
     for (int64_t r = 0; r < s.rows; r++) {
-        float* out = call->out + ((span->first + r / group) * call->heads + kv_head * group + r % group) * s.dim;
+        float* out = call->out + ((stretch->first + r / group) * call->heads + kv_head * group + r % group) * s.dim;
         for (int64_t i = 0; i < s.dim; i++) out[i] = s.all.mixed[r * s.width + i] / s.all.total[r];
     }
 }

@@ -9,6 +9,7 @@
 #include "floats.h"
 #include "rows.h"
 #include "attention.h"
+#include "routing.h"
 
 namespace {
 
@@ -35,10 +36,13 @@ constexpr Kernels make_kernels(const char* name) {
     k.product[MXFP4] = integer_product<BlockMXFP4>;
     k.quantise = quantise;
     k.norm = norm;
-    k.gate = gate;
+    k.gate[SILU] = gate<SILU>;
+    k.gate[GELU] = gate<GELU>;
     k.place = place;
     k.attend = attend;
     k.scratch = scratch;
+    k.choose = choose;
+    k.mix = mix;
     k.read = read;
     return k;
 }

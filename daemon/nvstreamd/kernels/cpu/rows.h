@@ -1,4 +1,4 @@
-// What happens to rows of activations between products? RMSNorm, quantisation to blocks of 32, the SwiGLU gate.
+// What happens to rows of activations between products? RMSNorm, quantisation to blocks of 32, gates.
 #pragma once
 
 #include <initializer_list>
@@ -39,18 +39,20 @@ void norm(const float* x, const float* weight, int64_t columns, float epsilon, f
     for (int64_t i = 0; i < columns; i++) y[i] = x[i] * scale * weight[i];
 }
 
-void gate(float* gate, const float* up, int64_t count) {
+// g / (1 + e^-t): t is g, or for GELU 2 sqrt(2 / pi) (g + 0.044715 g^3).
+template <CpuActivation A> inline F activated(F g) {
+    const F t = A == SILU ? g : mul(g, add(mul(mul(g, g), splat(0.07135481627260025f)), splat(1.5957691216057308f)));
+    return div(g, add(splat(1.0f), exponential(sub(zero(), t))));
+}
+
+template <CpuActivation A> void gate(float* gate, const float* up, int64_t count) {
     int64_t i = 0;
-    for (; i + W <= count; i += W) {
-        const F g = load(gate + i);
-        store(gate + i, mul(div(g, add(splat(1.0f), exponential(sub(zero(), g)))), load(up + i)));
-    }
+    for (; i + W <= count; i += W) store(gate + i, mul(activated<A>(load(gate + i)), load(up + i)));
     if (i < count) {
         float g[W] = {}, u[W] = {};
         std::memcpy(g, gate + i, (count - i) * sizeof *g);
         std::memcpy(u, up + i, (count - i) * sizeof *u);
-        const F h = load(g);
-        store(g, mul(div(h, add(splat(1.0f), exponential(sub(zero(), h)))), load(u)));
+        store(g, mul(activated<A>(load(g)), load(u)));
         std::memcpy(gate + i, g, (count - i) * sizeof *g);
     }
 }

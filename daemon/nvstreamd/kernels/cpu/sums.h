@@ -3,8 +3,6 @@
 
 namespace {
 
-// Sums of norms and of softmax go over this many strands: element i belongs to strand i modulo 32.
-constexpr int STRANDS = 32;
 constexpr int STRAND_VECTORS = STRANDS / W;
 
 // Lanes, N vectors of them, to one number: the upper half is added to the lower until one is left. `sum` goes on so.

@@ -11,12 +11,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import Message
 
 from nvstream.v1 import inference_pb2 as public
+from nvstreamd.engine import commands
 from nvstreamd.engine.encoder import Encoder
-from nvstreamd.engine.preparation.desk import CHEAP, Ask, Desk, Job
+from nvstreamd.engine.from_daemon import command_of
+from nvstreamd.engine.preparation.desk import Desk, Job
 from nvstreamd.engine.preparation.forks import Forks
 from nvstreamd.engine.preparation.preparer import Preparer
+from nvstreamd.engine.preparation.questions import CHEAP, Ask
 from nvstreamd.engine.preparation.remembered import MOST_BYTES_OF_A_USER, Remembered
 from nvstreamd.engine.preparation.worker import work
 from nvstreamd.engine.prompts import Prompts
@@ -24,7 +28,7 @@ from nvstreamd.engine.request import Request
 from nvstreamd.engine.threads import Threads
 from nvstreamd.engine.tokenizer import load
 from nvstreamd.errors import InvalidRequest, NvstreamError
-from nvstreamd.wire.engine_pb2 import Encode, Encoded, Failure, FromEngine, Prepare, Run
+from nvstreamd.wire.engine_pb2 import Encode, Encoded, Failure, FromEngine, Run, ToEngine
 from support.files import SMOLLM2
 from support.vocab_gguf import read_metadata
 
@@ -32,8 +36,15 @@ SECONDS = 60.0
 LIMIT = 2048
 
 
+def call_of(message: Run | Encode) -> commands.Call:
+    """What an engine makes of that message."""
+    found = command_of(ToEngine(run=message) if isinstance(message, Run) else ToEngine(encode=message))
+    assert isinstance(found, commands.Run | commands.Encode)
+    return found
+
+
 def job(number: int, uid: int, cost: int) -> Job:
-    return Job(Encode(id=number, uid=uid, text="x"), [], cost)
+    return Job(text(number, uid, "x", 1), [], cost)
 
 
 def taken(desk: Desk, costly: bool) -> list[int]:
@@ -58,7 +69,7 @@ def test_users_take_turns_and_each_has_one_costly_call_at_a_time() -> None:
 
 
 def ask(text: str) -> Ask:
-    return Ask.of(Prepare(json_schema=text), CHEAP + 1)
+    return Ask.of_schema(text, CHEAP + 1)
 
 
 def test_an_answer_is_the_users_own_and_the_oldest_make_way() -> None:
@@ -87,8 +98,8 @@ class Heard:
     def ready(self, request: Request) -> None:
         self.outcomes.put((request.id, request))
 
-    def encoded(self, answer: Encoded) -> None:
-        self.outcomes.put((answer.id, answer))
+    def encoded(self, call: int, response: Message) -> None:
+        self.outcomes.put((call, response))
 
     def failed(self, call: int, error: NvstreamError) -> None:
         self.outcomes.put((call, error))
@@ -121,13 +132,13 @@ def kitchen() -> Iterator[Kitchen]:
         assert not made.threads_failed
 
 
-def text(number: int, uid: int, characters: str, times: int) -> Encode:
-    return Encode(id=number, uid=uid, text=characters * times)
+def text(number: int, uid: int, characters: str, times: int) -> commands.Call:
+    return call_of(Encode(id=number, uid=uid, text=characters * times))
 
 
 def test_cheap_calls_pass_costly_ones_of_the_same_user(kitchen: Kitchen) -> None:
     for number in range(3):
-        kitchen.preparer.submit(text(number, 1, f"{number} é", 200_000))
+        kitchen.preparer.submit(text(number, 1, f"{number} é", 100_000))
     kitchen.preparer.submit(text(10, 1, "cheap", 1))
     kitchen.preparer.submit(text(11, 2, "cheap", 1))
     order = [kitchen.heard.next()[0] for _ in range(5)]
@@ -151,7 +162,7 @@ def test_what_takes_too_much_memory_is_refused_and_refused_at_once_when_it_comes
         assert call == number and isinstance(error, InvalidRequest | NvstreamError)
         assert error.status == "INVALID_ARGUMENT" and "🦜" not in str(error)
     kitchen.preparer.submit(text(3, 1, "good", 1))
-    assert isinstance(kitchen.heard.next()[1], Encoded)
+    assert isinstance(kitchen.heard.next()[1], public.TokenizeResponse)
 
 
 REFUSED: list[tuple[Callable[[], Run | Encode], str]] = [
@@ -169,7 +180,7 @@ REFUSED: list[tuple[Callable[[], Run | Encode], str]] = [
 def test_what_cannot_fit_is_refused_before_any_work(kitchen: Kitchen, call: Callable[[], Run | Encode],
                                                     field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        kitchen.preparer.submit(call())
+        kitchen.preparer.submit(call_of(call()))
     assert refused.value.field == field
     assert not kitchen.preparer.has_work
 
@@ -177,11 +188,11 @@ def test_what_cannot_fit_is_refused_before_any_work(kitchen: Kitchen, call: Call
 def test_a_schema_is_checked_beside_everything_else_and_its_refusal_is_remembered(kitchen: Kitchen) -> None:
     options = public.Options(json_schema='{"type": "string", "pattern": "("}')
     for number in (1, 2):
-        kitchen.preparer.submit(Run(id=number, uid=1, text=f"{number} x", options=options))
+        kitchen.preparer.submit(call_of(Run(id=number, uid=1, text=f"{number} x", options=options)))
         call, error = kitchen.heard.next()
         assert call == number and isinstance(error, NvstreamError) and error.field == "options.json_schema"
     good = public.Options(json_schema='{"type": "integer"}')
-    kitchen.preparer.submit(Run(id=3, uid=1, text="x", options=good))
+    kitchen.preparer.submit(call_of(Run(id=3, uid=1, text="x", options=good)))
     _, request = kitchen.heard.next()
     assert isinstance(request, Request) and request.constraint is not None
 
@@ -199,25 +210,27 @@ def test_a_worker_that_is_killed_costs_its_call_alone(kitchen: Kitchen) -> None:
                     killed.set()
     kitchen.preparer.submit(other)
     outcomes = dict(kitchen.heard.next() for _ in range(2))
-    assert isinstance(outcomes[1], NvstreamError) and isinstance(outcomes[2], Encoded)
+    assert isinstance(outcomes[1], NvstreamError) and isinstance(outcomes[2], public.TokenizeResponse)
 
 
 def test_a_worker_that_died_of_others_costs_a_cheap_call_nothing(kitchen: Kitchen) -> None:
     kitchen.preparer.submit(text(1, 1, "first", 1))
-    assert isinstance(kitchen.heard.next()[1], Encoded)
+    assert isinstance(kitchen.heard.next()[1], public.TokenizeResponse)
     killed = [path for path in Path("/proc").glob("[0-9]*") if _is_idle_worker(path)]
     for path in killed:
         os.kill(int(path.name), signal.SIGKILL)
     assert killed
     kitchen.preparer.submit(text(2, 1, "second", 1))
-    assert isinstance(kitchen.heard.next()[1], Encoded)
+    assert isinstance(kitchen.heard.next()[1], public.TokenizeResponse)
 
 
 def _is_idle_worker(path: Path) -> bool:
-    """Whether a process is a fork of the fork of this test, and not nice: the worker of the cheap lane."""
+    """Whether a process is a fork of the fork of this test, and no nicer than it: the worker of the cheap lane."""
     try:
         parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
         grandparent = int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, IndexError):
         return False
-    return grandparent == os.getpid() and os.getpriority(os.PRIO_PROCESS, int(path.name)) == 0
+    if grandparent != os.getpid():
+        return False
+    return os.getpriority(os.PRIO_PROCESS, int(path.name)) == os.getpriority(os.PRIO_PROCESS, os.getpid())

@@ -1,0 +1,1 @@
+"""Which arithmetic is whose? A page for each family: blocks put together."""

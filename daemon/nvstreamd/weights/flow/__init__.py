@@ -1,0 +1,1 @@
+"""How do a layer's bytes come to memory in time?"""

@@ -1,0 +1,83 @@
+"""When has a card done what it was given? A fence over an event of its driver."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from nvdma.gpu.driver import Driver
+
+# How long a waiting thread asks without pause, and how long it pauses then: a pass of a small model takes a
+# millisecond, and to sleep takes the kernel 50 microseconds.
+EAGER_SECONDS, PAUSE_SECONDS = 2e-3, 5e-5
+
+
+@dataclass(slots=True, eq=False)
+class Event:
+    """The driver's event, and how often it was recorded."""
+
+    handle: int
+    recorded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EventFence:
+    """`what` was put into the stream before the event was recorded for the time `turn`.
+
+    An event is recorded anew only when it has happened (`Events`): whoever finds a later turn knows that this is done.
+    """
+
+    driver: Driver
+    event: Event
+    turn: int
+    stream: int
+    what: str
+
+    def __str__(self) -> str:
+        return self.what
+
+    def done(self) -> bool:
+        """True once all work before the event has ended. Raises GpuFailed."""
+        return self.event.recorded != self.turn or self.driver.happened(self.event.handle)
+
+    def wait(self, seconds: float) -> bool:
+        """Waits that long at most. Raises GpuFailed."""
+        began = time.monotonic()
+        while not self.done():
+            waited = time.monotonic() - began
+            if waited > seconds:
+                return False
+            if waited > EAGER_SECONDS:
+                time.sleep(PAUSE_SECONDS)
+        return True
+
+    def hold(self, stream: int) -> None:
+        """What comes into the stream from here on begins after the fence; nobody waits meanwhile. Raises GpuFailed."""
+        if stream != self.stream and self.event.recorded == self.turn:
+            self.driver.await_event(stream, self.event.handle)
+
+
+class Events:
+    """Hands out fences over `count` events in turn; more, where the oldest has not happened yet. Any thread may ask."""
+
+    def __init__(self, driver: Driver, count: int) -> None:
+        self.driver = driver
+        self._lock = threading.Lock()
+        self._oldest_first = deque(Event(driver.event()) for _ in range(count))
+
+    def record(self, stream: int, what: str) -> EventFence:
+        """A fence behind all that is in the stream so far. Raises GpuFailed."""
+        with self._lock:
+            event = self._one_that_happened()
+            event.recorded += 1
+            self.driver.record(event.handle, stream)
+            self._oldest_first.append(event)
+            return EventFence(self.driver, event, event.recorded, stream, what)
+
+    def _one_that_happened(self) -> Event:
+        # A fence over one that has not would be done when what is recorded next is, in another stream perhaps.
+        if self._oldest_first and self.driver.happened(self._oldest_first[0].handle):
+            return self._oldest_first.popleft()
+        return Event(self.driver.event())

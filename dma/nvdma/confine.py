@@ -47,10 +47,10 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One call by its name; with an argument, only where that holds."""
+    """One call by its name; with arguments, only where all of them hold."""
 
     call: str
-    argument: Argument | None = None
+    arguments: tuple[Argument, ...] = ()
 
 
 class _Comparison(ctypes.Structure):
@@ -103,14 +103,15 @@ class Filters:
         if call < 0:
             # This machine does not have it, or the library is older than it: then nobody here relies on it.
             return
-        held = rule.argument
-        comparisons = (_Comparison * 1)()
-        if held is not None and held.compare is Compare.MASKED_IS:
-            comparisons[0] = _Comparison(held.index, held.compare, held.mask, held.value)
-        elif held is not None:
-            comparisons[0] = _Comparison(held.index, held.compare, held.value, 0)
-        count = int(held is not None)
+        count = len(rule.arguments)
+        comparisons = (_Comparison * max(1, count))(*map(_comparison, rule.arguments))
         _check(self._library.seccomp_rule_add_array(filter_, action, call, count, comparisons), rule.call)
+
+
+def _comparison(held: Argument) -> _Comparison:
+    if held.compare is Compare.MASKED_IS:
+        return _Comparison(held.index, held.compare, held.mask, held.value)
+    return _Comparison(held.index, held.compare, held.value, 0)
 
 
 def _check(result: int, what: str) -> None:

@@ -3,10 +3,10 @@
 //   peer MODEL THREADS default|mapped
 //       decode SEQUENCES TOKENS    a short prompt each, then TOKENS greedy steps of SEQUENCES rows, all timed
 //                                  but the first
-//       prefill TOKENS             one prompt in one go
+//       prefill TOKENS             one prompt, in batches of 512
 //       forced warm|cold FILE      a step for every token id of FILE, whatever would follow: a sequence a line, all as
 //                                  long; all timed but the first step
-//       forced_prefill warm|cold FILE   the ids of FILE, one line, as one prompt in one go
+//       forced_prefill warm|cold FILE   the ids of FILE, one line, as one prompt, in batches of 512
 //
 // `default` leaves loading to llama.cpp, which copies weights into the layout of its fastest kernels; `mapped` maps the
 // file and computes from it, so that the kernel may drop weights and read them again. A context is warm when it has run
@@ -33,6 +33,7 @@ namespace {
 constexpr int kBatch = 512;
 constexpr int kPrompt = 3;
 constexpr int kMostSequences = 64;
+constexpr int kMostPrompt = 8192;
 constexpr int kStride = 4999;  // between the tokens of a long prompt, so that they differ
 
 using Clock = std::chrono::steady_clock;
@@ -192,11 +193,15 @@ private:
 
     Timing forced_prefill(const std::vector<llama_token> & ids) {
         const int tokens = static_cast<int>(ids.size());
-        Batch batch(tokens);
-        for (int i = 0; i < tokens; ++i) batch.add(ids[i], i, 0, i == tokens - 1);
+        Batch batch(std::min(tokens, kBatch));
         const Clock::time_point start = Clock::now();
-        batch.decode(context_.get());
-        likeliest(llama_get_logits_ith(context_.get(), tokens - 1), vocabulary_);
+        for (int first = 0, end = 0; first < tokens; first = end) {
+            end = std::min(tokens, first + kBatch);
+            batch.clear();
+            for (int i = first; i < end; ++i) batch.add(ids[i], i, 0, i == tokens - 1);
+            batch.decode(context_.get());
+        }
+        likeliest(llama_get_logits_ith(context_.get(), (tokens - 1) % kBatch), vocabulary_);
         return {tokens, since(start)};
     }
 
@@ -246,7 +251,7 @@ Command parse_forced(const std::string & name, std::istringstream & words) {
     command.sequences = static_cast<int>(command.forced.size());
     command.tokens = static_cast<int>(command.forced.front().size());
     const bool decode = name == "forced" && command.tokens >= 2 && command.sequences <= kMostSequences;
-    const bool prefill = name == "forced_prefill" && command.sequences == 1 && command.tokens <= kBatch;
+    const bool prefill = name == "forced_prefill" && command.sequences == 1 && command.tokens <= kMostPrompt;
     if (!decode && !prefill) throw std::runtime_error("too many or too few token ids: " + path);
     return command;
 }
@@ -259,7 +264,7 @@ Command parse(const std::string & line) {
     if (command.name == "decode") words >> command.sequences;
     words >> command.tokens;
     const bool decode = command.name == "decode" && command.tokens >= 2;
-    const bool prefill = command.name == "prefill" && command.tokens >= 1 && command.tokens <= kBatch;
+    const bool prefill = command.name == "prefill" && command.tokens >= 1 && command.tokens <= kMostPrompt;
     if (!words || !(decode || prefill) || command.sequences < 1 || command.sequences > kMostSequences) {
         throw std::runtime_error("not a command: decode SEQUENCES TOKENS, prefill TOKENS, forced, forced_prefill");
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nvstreamd.engine.channel import Channel
 from nvstreamd.engine.commands import Command, Describe, Device, File, Load, Pack
-from nvstreamd.engine.walls import raise_walls
+from nvstreamd.engine.walls import make_no_more_sockets, raise_walls
 from nvstreamd.errors import CardLost, NvstreamError, ProtocolError
 from nvstreamd.systemd import log_to_stderr
 from nvstreamd.text import places
@@ -57,7 +57,8 @@ def _dispatch(channel: Channel, command: Command, fds: list[int], missing: list[
         raise ProtocolError(f"an engine cannot begin with {type(command).__name__}")
     log_to_stderr(about=Path(command.files[0].path).stem if command.files else "no model")
     if not isinstance(command, Load):
-        for note in missing:
+        # A card is opened by those that load alone.
+        for note in (*missing, *make_no_more_sockets()):
             log.warning("%s", note)
     match command:
         case Describe():

@@ -22,7 +22,7 @@ from nvstreamd.engine.preparation.worker import work
 from nvstreamd.engine.prompts import Prompts, load_tokenizer
 from nvstreamd.engine.scheduler import FIRST, Scheduler
 from nvstreamd.engine.to_daemon import loaded_message
-from nvstreamd.engine.walls import make_no_more_rings
+from nvstreamd.engine.walls import make_no_more_rings, make_no_more_sockets
 from nvstreamd.trace import open_trace
 from nvstreamd.weights.packed.files import OpenFile
 
@@ -49,7 +49,7 @@ def serve(channel: Channel, command: Load, files: Sequence[OpenFile], drives: Cl
     scheduler = Scheduler(cache, command.max_running,
                           loaded.pacing(command.latency_seconds or None, command.prefill_chunk))
     placement = placement_message(loaded)
-    placement.notes.extend([*notes, *traced, *make_no_more_rings()])
+    placement.notes.extend([*notes, *traced, *make_no_more_rings(), *make_no_more_sockets()])
     placement.notes.extend(f"tokenizer: {note}" for note in tokenizer.notes)
     placement.notes.extend(notes_on(model.manifest.metadata, tokenizer, encoder.renderer))
     encoder.renderer.close()

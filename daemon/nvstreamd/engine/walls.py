@@ -12,6 +12,11 @@ denied would be open for every call that a later kernel brings. What is left out
 process_vm_*, pidfd_getfd, kcmp), identity (set*uid, setgroups, capset), mounts, namespaces, keys, bpf, perf,
 userfaultfd, modules, kexec, swap, clocks, accounting, quota, sockets but for pairs, System V's shared objects, file
 handles, device nodes, owners of files, and what slows down everybody's disks (sync, ioprio_set).
+
+A card's driver listens on a socket of its own while it makes a context, for processes that would share memory with it
+(seen with libcuda 580: SOCK_SEQPACKET, an abstract name, cudaErrorOperatingSystem without it). So such a socket can be
+made until the weights are there, but nothing can be reached by it: no connection is made or taken, and a sequenced
+socket sends nothing without one.
 """
 
 from __future__ import annotations
@@ -62,17 +67,23 @@ CHANNELS: Final = """
     sendto recvfrom sendmsg recvmsg sendmmsg recvmmsg shutdown getsockname getpeername getsockopt setsockopt
 """
 NEW_RING: Final = "io_uring_setup"
+LISTENING: Final = "bind listen"
+SOCKET: Final = "socket"
+SOCKET_TYPE: Final = 0xF
 RINGS: Final = "io_uring_enter io_uring_register"
 CLONE_NEW_ANYTHING: Final = 0x7E020000
 TIOCLINUX: Final = 0x541C
 INT: Final = 0xFFFFFFFF
 ALLOWED: Final = (
-    *(Rule(call) for calls in (FILES, MEMORY, PROCESSES, WAITING, CHANNELS, RINGS, NEW_RING) for call in calls.split()),
-    Rule("clone", Argument(0, Compare.MASKED_IS, 0, CLONE_NEW_ANYTHING)),
-    Rule("socketpair", Argument(0, Compare.IS, socket.AF_UNIX)),
+    *(Rule(call) for calls in (FILES, MEMORY, PROCESSES, WAITING, CHANNELS, RINGS, NEW_RING, LISTENING)
+      for call in calls.split()),
+    Rule("clone", (Argument(0, Compare.MASKED_IS, 0, CLONE_NEW_ANYTHING),)),
+    Rule("socketpair", (Argument(0, Compare.IS, socket.AF_UNIX),)),
+    Rule(SOCKET, (Argument(0, Compare.IS, socket.AF_UNIX),
+                  Argument(1, Compare.MASKED_IS, socket.SOCK_SEQPACKET, SOCKET_TYPE))),
 )
 # Both type into a terminal, as if its user had.
-REFUSED: Final = tuple(Rule("ioctl", Argument(1, Compare.MASKED_IS, request, INT))
+REFUSED: Final = tuple(Rule("ioctl", (Argument(1, Compare.MASKED_IS, request, INT),))
                        for request in (termios.TIOCSTI, TIOCLINUX))
 # When memory runs out the kernel ends an engine, which is replaced, before the daemon and other people's programs.
 EARLIER_BY: Final = 500
@@ -97,6 +108,13 @@ def make_no_more_rings() -> list[str]:
     """After this no ring of io_uring can be made. Returns what is missing, as `raise_walls` does."""
     error = _tried(lambda: Filters().refuse([Rule(NEW_RING)], errno.EPERM))
     return [] if error is None else [f"the engine has a wall less: it may make more rings of io_uring: {error}"]
+
+
+def make_no_more_sockets() -> list[str]:
+    """After this neither a socket can be made nor one bound. Returns what is missing, as `raise_walls` does."""
+    calls = [Rule(call) for call in (SOCKET, *LISTENING.split())]
+    error = _tried(lambda: Filters().refuse(calls, errno.ENOSYS))
+    return [] if error is None else [f"the engine has a wall less: it may make sockets that listen: {error}"]
 
 
 def _tried(build: Callable[[], None]) -> OSError | None:

@@ -51,7 +51,11 @@ def output(script: str, *arguments: str) -> str:
 
 def answers(*arguments: str) -> dict[str, int]:
     """The error of each forbidden call, except those that this machine's library does not know."""
-    found = output(f"for name in {FORBIDDEN!r}.split(): print(name, call(name))", *arguments)
+    found = output(f"""
+if "none" not in sys.argv:
+    assert walls.make_no_more_sockets() == []
+for name in {FORBIDDEN!r}.split(): print(name, call(name))
+""", *arguments)
     return {name: int(number) for name, number in (line.split() for line in found.splitlines())}
 
 
@@ -116,6 +120,30 @@ print(walls.make_no_more_rings(), setup())
     assert found[0] == str(errno.EFAULT) and found[1] == f"[] {errno.EPERM}"
 
 
+def test_a_cards_driver_may_listen_until_it_is_open_and_nothing_is_reached_by_that() -> None:
+    """CUDA fails without it. By a datagram or a connection an engine would reach the journal, systemd, anybody."""
+    found = output("""
+def tried(act):
+    try:
+        act()
+        return 0
+    except OSError as error:
+        return error.errno
+one = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+one.bind(f"\\0nvstream-test-{os.getpid()}"); one.listen(1)
+print([tried(lambda: socket.socket(family, kind)) for family, kind in (
+    (socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_UNIX, socket.SOCK_DGRAM), (socket.AF_INET, socket.SOCK_STREAM),
+    (socket.AF_INET, socket.SOCK_SEQPACKET), (socket.AF_NETLINK, socket.SOCK_RAW))])
+two = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+print([tried(lambda: two.connect("/nobody")), tried(lambda: two.sendto(b"x", "/nobody")) != 0, tried(one.accept)])
+print(walls.make_no_more_sockets())
+print([tried(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)), tried(lambda: two.bind("\\0x")),
+       tried(lambda: one.listen(2))])
+""").splitlines()
+    none = errno.ENOSYS
+    assert found == [str([none] * 5), str([none, True, none]), "[]", str([none] * 3)]
+
+
 def test_a_wall_that_cannot_be_built_is_told() -> None:
     """Nothing falls back silently: `status` shows these notes."""
     notes = output("""
@@ -123,7 +151,7 @@ from pathlib import Path
 import nvdma.confine as confine
 confine.LIBRARY = "libseccomp-of-nobody.so"
 walls.OOM_SCORE = Path("/proc/self/nobodys")
-print(*walls.raise_walls(), *walls.make_no_more_rings(), sep="\\n")
+print(*walls.raise_walls(), *walls.make_no_more_rings(), *walls.make_no_more_sockets(), sep="\\n")
 """, "none").splitlines()
-    assert len(notes) == 3 and all("a wall less" in note for note in notes)
+    assert len(notes) == 4 and all("a wall less" in note for note in notes)
     assert "libseccomp-of-nobody.so" in notes[1]

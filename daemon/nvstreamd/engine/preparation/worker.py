@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nvstream.v1.inference_pb2 import TokenizeResponse
-from nvstreamd.engine.walls import go_first
+from nvstreamd.engine.walls import go_first, make_no_more_sockets
 from nvstreamd.errors import InvalidRequest, NvstreamError, unexpected
 from nvstreamd.wire.engine_pb2 import Encode, Encoded, FromEngine, Prepare
 from nvstreamd.wire.failures import failure_of
@@ -80,6 +80,8 @@ def _confine(nice: int) -> None:
         # The service's filter denies it: workers then compete with the engine's threads as equals.
         os.nice(nice)
     go_first()
+    # Where that cannot be, the engine has the same wall less, and says so.
+    make_no_more_sockets()
 
 
 def _allow_cpu() -> None:

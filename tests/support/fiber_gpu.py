@@ -12,6 +12,7 @@ import runpy
 import subprocess
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ LAUNCH_REFUSED, WAITS_FOR_EVER = 1, 2
 ALIGNMENT = 256  # CUDA's, of allocations
 BLOCK_MEMORY = 48 << 10  # what a block has where nothing was said
 NOBODY = 0  # PROT_NONE
+PAUSE_SECONDS = 1e-3  # between two looks at streams that stand still
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -200,6 +202,15 @@ class FiberDriver:
             if found.happened < found.recorded:
                 self.run_all()
             return found.happened == found.recorded
+
+    def wait(self, event: int, seconds: float, eager: float) -> bool:
+        """What is asked for has happened, or stands still for as long as others leave it so."""
+        until = time.monotonic() + seconds
+        while not self.happened(event):
+            if time.monotonic() > until:
+                return False
+            threading.Event().wait(PAUSE_SECONDS)
+        return True
 
     def await_event(self, stream: int, event: int) -> None:
         """The stream goes no further until then."""

@@ -21,9 +21,10 @@ def named() -> bool:
 def open_card() -> tuple[Driver, Compiler]:
     """The card that was named, and a compiler for it. Raises GpuUnavailable, KernelError."""
     from nvdma.gpu.cupy_driver import CupyDriver
+    from nvstreamd.kernels.cpu_library import CpuLibrary
     from nvstreamd.kernels.gpu_compile import Nvrtc
 
-    driver = CupyDriver(int(os.environ.get(VARIABLE, "0")))
+    driver = CupyDriver(int(os.environ.get(VARIABLE, "0")), CpuLibrary().ask)
     driver.open()
     capability = int(os.environ.get(CAPABILITY, driver.card().capability))
     return driver, Nvrtc(capability, Path("build/gpu"))

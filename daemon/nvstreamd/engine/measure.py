@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import cycle
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from nvstreamd.program import Experts
 from nvstreamd.weights.flow.assignment import HostRates
 from nvstreamd.weights.flow.mover import WAIT_SECONDS, Mover
 from nvstreamd.weights.flow.pools import Pool, Slot
-from nvstreamd.weights.packed.manifest import ALIGNMENT, Segment
+from nvstreamd.weights.packed.manifest import ALIGNMENT, Segment, align_up
 
 BLOCK = 1 << 20
 MEASURE_SECONDS = 0.3
@@ -120,18 +121,31 @@ def host_rates(model: ModelFile, mover: Mover, pool: Pool, device: Device) -> Ho
     products: dict[int, float] = {}
     links: dict[int, float] = {}
     ready = device.prepare(stage.program, segment.by_name)
-    with pool.borrowed(segment.nbytes) as slot:
-        mover.fill(segment, slot)
+    with ExitStack() as stack:
+        slots = _apart(segment, mover, pool, stack)
         span = own.take(own.form(segment.by_name).nbytes)
-        try:
-            for rows in HOST_ROWS:
-                _begin(model, device, rows)
-                multiply = partial(device.run, ready, slot.span, 0, DONE)
-                bring = partial(own.bring, segment.by_name, slot.span, span)
-                products[rows], links[rows] = (each * segment.nbytes for each in _at_once(multiply, bring))
-        finally:
-            own.give_back(span)
+        stack.callback(own.give_back, span)
+        turns = cycle(slots)
+
+        def multiply() -> Fence:
+            return device.run(ready, next(turns).span, 0, DONE)
+
+        def bring() -> Fence:
+            return own.bring(segment.by_name, next(turns).span, span)
+
+        for rows in HOST_ROWS:
+            _begin(model, device, rows)
+            products[rows], links[rows] = (each * segment.nbytes for each in _at_once(multiply, bring))
     return HostRates(products, links)
+
+
+def _apart(segment: Segment, mover: Mover, pool: Pool, stack: ExitStack) -> list[Slot]:
+    """The segment, so often in memory, as far as there is room, that no cache of the processor's has all of it."""
+    slots = [stack.enter_context(pool.borrowed(segment.nbytes))
+             for _ in range(max(1, min(AT_ONCE, pool.room // align_up(segment.nbytes))))]
+    for slot in slots:
+        mover.fill(segment, slot)
+    return slots
 
 
 def _at_once(multiply: Callable[[], Fence], bring: Callable[[], Fence]) -> tuple[float, float]:

@@ -13,7 +13,6 @@ from nvdma.fence import Fence
 from nvdma.memory import Span
 from nvstreamd.kernels.arrays import Doubles, Ints, Longs
 from nvstreamd.kernels.device import Device, Visit
-from nvstreamd.pieces import Key
 from nvstreamd.program import Experts, Model, Stage
 from nvstreamd.weights.flow.experts import ExpertFlow
 from nvstreamd.weights.flow.mover import WAIT_SECONDS
@@ -64,11 +63,14 @@ class ExpertCost:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A layer's experts for the device: the mix, and experts by how their tensors lie in a segment."""
+    """A layer's experts for the device: the mix, and each by its number, once it was wanted.
+
+    Those whose tensors lie alike in their segments are prepared once.
+    """
 
     mix: Any
     by_layout: dict[tuple[tuple[str, int], ...], Any] = field(default_factory=dict)
-    by_key: dict[Key, Any] = field(default_factory=dict)
+    by_number: dict[int, tuple[Any, Segment]] = field(default_factory=dict)
 
 
 class Routed:
@@ -84,18 +86,18 @@ class Routed:
     def _prepare(self, experts: Experts) -> _Prepared:
         found = _Prepared(self.device.prepare(experts.mix, {}))
         # What does not suit the device is said now, not in a pass.
-        self._ready(found, experts, experts.keys[0])
+        self._ready(found, experts, 0)
         return found
 
-    def _ready(self, prepared: _Prepared, experts: Experts, key: Key) -> Any:
-        """The expert for the device. Most lie alike in their segments, and are prepared once."""
-        ready = prepared.by_key.get(key)
+    def _ready(self, prepared: _Prepared, experts: Experts, number: int) -> tuple[Any, Segment]:
+        """The expert of that number for the device, and its segment."""
+        ready = prepared.by_number.get(number)
         if ready is None:
-            segment = self.flow.segments[key]
+            segment = self.flow.segments[experts.keys[number]]
             layout = tuple((placed.name, placed.offset) for placed in segment.tensors)
             if layout not in prepared.by_layout:
                 prepared.by_layout[layout] = self.device.prepare(experts.program, segment.by_name)
-            ready = prepared.by_key[key] = prepared.by_layout[layout]
+            ready = prepared.by_number[number] = prepared.by_layout[layout], segment
         return ready
 
     def run(self, stage: Stage, number: int, after: Fence, cost: ExpertCost) -> Fence:
@@ -115,9 +117,9 @@ class Routed:
                     began = self.flow.now()
                     visits = []
                     for each, slot in arrived.slots:
-                        key, places = experts.keys[each], groups[each]
-                        visits.append(Visit(self._ready(prepared, experts, key), slot.span, places))
-                        cost.saw(self.flow.segments[key], places, experts.used, missed=each in arrived.missed,
+                        (ready, segment), places = self._ready(prepared, experts, each), groups[each]
+                        visits.append(Visit(ready, slot.span, places))
+                        cost.saw(segment, places, experts.used, missed=each in arrived.missed,
                                  near=each in arrived.near)
                     done = self.device.experts(visits, done)
                     arrived.until(done)

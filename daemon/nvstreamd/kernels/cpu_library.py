@@ -56,12 +56,18 @@ class CpuLibrary:
         dll.nv_angles.restype = None
         dll.nv_read.argtypes = [pointer, pointer, whole]
         dll.nv_read.restype = ctypes.c_float
+        dll.nv_ask.argtypes = [pointer, pointer, ctypes.c_int32, ctypes.c_double, ctypes.c_double]
+        dll.nv_ask.restype = ctypes.c_int32
 
     def instruction_sets(self) -> list[InstructionSet]:
         """All that were built, the best first."""
         dll = self._dll
         return [InstructionSet(number, dll.nv_kernel_name(number).decode(), bool(dll.nv_kernel_usable(number)))
                 for number in range(dll.nv_kernel_count())]
+
+    def ask(self, function: int, of: int, pending: int, seconds: float, eager: float) -> int:
+        """Calls a C function until it does not return `pending`, as nvdma.gpu.driver's Ask says; its last answer."""
+        return int(self._dll.nv_ask(function, of, pending, seconds, eager))
 
     def best(self) -> InstructionSet:
         """The best that this machine has; the portable one always works."""

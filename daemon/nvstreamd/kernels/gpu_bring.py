@@ -27,8 +27,9 @@ class Bringer:
     def __init__(self, driver: Driver, functions: Functions) -> None:
         self.driver = driver
         self.functions = functions
-        # Its own: the thread that moves weights is another than the one that computes.
-        self.events = Events(driver, EVENTS)
+        # Its own: the thread that moves weights is another than the one that computes. It has time, and a processor
+        # that it kept busy would be one less for the products beside a card.
+        self.events = Events(driver, EVENTS, eager=0.0)
         self._copies, self._packs = driver.stream(), driver.stream()
         self._rooms = [0] * ROOMS
         self._room_bytes = 0

@@ -5,9 +5,9 @@ What a pass is made of is begun as graphs, stage by stage or all at once (gpu_gr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -17,45 +17,33 @@ from nvdma.gpu.event import EventFence, Events
 from nvdma.memory import Memory, MemoryKind, Span
 from nvstreamd.errors import KernelError
 from nvstreamd.ggml import GgmlType
-from nvstreamd.kernels.arrays import Floats, Ints
+from nvstreamd.kernels.arrays import Floats, Ints, Longs
 from nvstreamd.kernels.check import check, tensors_of
 from nvstreamd.kernels.device import ARITHMETIC, Scores, Tensors, Visit, hidden_of, wait_for
 from nvstreamd.kernels.gpu_exchange import Exchange
-from nvstreamd.kernels.gpu_experts import all_experts, check_alike, expert_launches
-from nvstreamd.kernels.gpu_form import Form, Placed
+from nvstreamd.kernels.gpu_experts import (
+    Groups,
+    all_experts,
+    check_alike,
+    dealt,
+    expert_launches,
+    grouped_experts,
+    in_groups,
+)
+from nvstreamd.kernels.gpu_form import Form
 from nvstreamd.kernels.gpu_graphs import WIDEST_GRAPH, Chain, Graphs, Part
 from nvstreamd.kernels.gpu_launch import Functions, Launch
 from nvstreamd.kernels.gpu_memory import GpuMemory
-from nvstreamd.kernels.gpu_pass import FLOAT, SOUND
+from nvstreamd.kernels.gpu_pass import FLOAT, SOUND, bucket
+from nvstreamd.kernels.gpu_program import GpuExperts, GpuProgram
 from nvstreamd.kernels.gpu_room import Room
 from nvstreamd.kernels.gpu_steps import Steps, Weights
 from nvstreamd.kernels.gpu_units import Compiler
 from nvstreamd.kernels.rows import Rows
-from nvstreamd.program import Add, Attend, Expert, Model, Program, Route, Score, Step, Value, columns_by_id
+from nvstreamd.program import Add, Attend, Expert, Model, Program, Route, Score, Value, columns_by_id
 
 # Fences that nobody has to ask for before there are more: stages of a pass, and what is brought meanwhile.
 EVENTS = 256
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GpuProgram:
-    """The steps of a program, and how its weights lie in VRAM.
-
-    Where it is a part of a stage whose hidden state others go on with, nobody `looks` for NaN behind it.
-    """
-
-    steps: tuple[Step, ...]
-    form: Form
-    looks: bool = True
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GpuExperts:
-    """All experts of a layer: what one computes, how it lies in VRAM, and where the table of their addresses is."""
-
-    step: Expert
-    form: Mapping[str, Placed]
-    table: int
 
 
 class GpuDevice:
@@ -224,20 +212,33 @@ class GpuDevice:
         return found
 
     def experts(self, visits: Sequence[Visit], after: Fence) -> Fence:
-        """Begins experts, one behind the other. Raises KernelError, GpuOutOfMemory."""
+        """Begins experts: those that lie alike at once. Raises KernelError, GpuOutOfMemory."""
         self._after(after)
-        visits = [visit for visit in visits if visit.places.size]
-        if not visits:
-            return self.events.record(self.stream, "no experts")
-        places = self.room.send_places([visit.places for visit in visits])
-        for visit, at in zip(visits, places, strict=True):
-            (step,) = visit.ready.steps
+        for ready, alike in groupby([visit for visit in visits if visit.places.size], key=lambda visit: visit.ready):
+            (step,) = ready.steps
             assert isinstance(step, Expert)
-            weights = Weights(visit.ready.form.tensors, visit.weights.address, self._constants.tensors,
-                              self._constants_address)
-            for launch in expert_launches(self._steps, step, weights, self.room.over, at, visit.places.size):
+            found = list(alike)
+            if in_groups(step, ready.form.tensors):
+                self._run_groups(step, ready, found)
+                continue
+            for launch in self._one_by_one(step, ready, found):
                 launch.begin(self.driver, self.stream)
         return self.events.record(self.stream, "experts")
+
+    def _run_groups(self, step: Expert, ready: GpuProgram, visits: Sequence[Visit]) -> None:
+        groups, places, size = dealt([(visit.weights.address, visit.places) for visit in visits])
+        at, places_at = self.room.send_list([groups.reshape(-1), places])
+        of = Groups(at, len(groups), size, places_at, places.size)
+        self.graphs.begin([Part((ready, of), lambda: grouped_experts(
+            self._steps, step, ready.form.tensors, of, self.room.over))], self.room)
+
+    def _one_by_one(self, step: Expert, ready: GpuProgram, visits: Sequence[Visit]) -> list[Launch]:
+        found: list[Launch] = []
+        for visit, at in zip(visits, self.room.send_list([visit.places for visit in visits]), strict=True):
+            weights = Weights(ready.form.tensors, visit.weights.address, self._constants.tensors,
+                              self._constants_address)
+            found += expert_launches(self._steps, step, weights, self.room.over, at, visit.places.size)
+        return found
 
     def prepare_all(self, program: Program, tensors: Sequence[Tensors], weights: Sequence[Span]) -> GpuExperts:
         """All experts of a layer, which rest in VRAM for good: `tensors` of each in its segment, `weights` in VRAM.
@@ -251,12 +252,12 @@ class GpuDevice:
         forms = [Form.of(each).tensors for each in tensors]
         check_alike(step, forms)
         self.room.make_room(columns_by_id([program]))
-        return GpuExperts(step, forms[0], self.room.table([span.address for span in weights]))
+        return GpuExperts(step, forms[0], self.room.table([span.address for span in weights]), len(weights))
 
     def run_all(self, experts: GpuExperts, after: Fence) -> Fence:
         """Begins all experts over the rows that the last Route sent to them; nobody waits to know which."""
         return self._begin((experts,), after, "experts", lambda: all_experts(
-            self._steps, experts.step, experts.form, experts.table, self.room.over))
+            self._steps, experts.step, experts.form, experts.table, experts.count, self.room.over))
 
     def scores(self) -> Scores:
         """Waits for the pass."""
@@ -271,6 +272,16 @@ class GpuDevice:
         """Waits, and fills `into` [rows, columns] with what a value holds in this pass."""
         self._settle()
         self.exchange.fetch(self.room.over.values[value.id], into)
+
+    def send_rows(self, value: Value, columns: int, places: Longs, content: Floats) -> None:
+        """Begins to write rows [places, columns] over those of what a value holds, seen as rows of `columns`."""
+        self._settle()
+        room = self.room
+        source = room.buffers.at("rows of the processor's", bucket(content.nbytes))
+        self.exchange.send(source, content)
+        (at,) = room.send_list([places])
+        self._steps.scatter(source, at, places.size, room.over.values[value.id], columns).begin(
+            self.driver, self.stream)
 
     def send(self, value: Value, first: int, content: Floats) -> None:
         """Begins to write `content` over what a value holds in this pass, from element `first` on."""

@@ -18,7 +18,8 @@ from nvstreamd.kernels.gpu_structs import MOST_MATRICES, GpuMatrix, GpuProducts
 from nvstreamd.kernels.gpu_units import OF_ROWS, Compiler, Unit, of_type
 
 WARP, ROW_THREADS, ROW_WARPS, EIGHT = 32, 256, 8, 8
-FLOAT_ROWS = 4
+# Of weights that are floats: rows of activations that a block takes, strands of a sum.
+FLOAT_ROWS, FLOAT_STRANDS = 4, 16
 REPACK_QUADS = 8
 # A row that is staged in the block's memory must fit without asking for more than every card gives.
 STAGED_BYTES = 48 << 10
@@ -85,6 +86,9 @@ WIDE = {
     1 << 30: (Rectangle("wide_128x128", 8, 16, 4, 3), Rectangle("wide_64x128", 4, 16, 4, 3)),
 }
 NARROWEST_WIDE, WIDE_TO = 17, (32, 64)
+# Rows of a group at most, and how many there may be of each on average.
+GROUPS = {1: 1, 8: 8, 32: 40, 128: 1 << 30}
+GROUPED = (WIDE[32][0], WIDE[1 << 30][1])
 # Of the widest rectangle a multiprocessor holds two: where its blocks fill none, or the last turn badly, smaller ones
 # are better. Of the others one is enough.
 HELD, FULL = 2, 0.9
@@ -131,7 +135,9 @@ def products(functions: Functions, kind: GgmlType, call: GpuProducts, matrices: 
     rows = call.rows
     tiles = sum(matrix.tiles for matrix in matrices)
     if kind not in PIECE_BYTES:
-        return Launch(functions.of_rows("float_products"), (tiles, up(rows, FLOAT_ROWS), 1), ROW_THREADS, 0, call)
+        name, each = ("products_by_four", 4) if call.columns % FLOAT_STRANDS == 0 else ("products_by_one", 1)
+        blocks, threads = (tiles, up(rows, FLOAT_ROWS), 1), TILE * FLOAT_STRANDS // each
+        return Launch(functions.of_rows(name), blocks, threads, 0, call)
     if rows >= NARROWEST_WIDE:
         shape = _rectangle(functions, kind, rows, matrices)
         memory = shape.memory(kind)
@@ -147,6 +153,25 @@ def products_of_pairs(functions: Functions, kind: GgmlType, call: GpuProducts, m
         call.matrix[number] = matrix
     call.one = call.rows = 1
     return _relay(functions, kind, call, sum(matrix.tiles for matrix in matrices), pairs)
+
+
+def products_of_groups(functions: Functions, kind: GgmlType, call: GpuProducts, matrices: Sequence[GpuMatrix],
+                       groups: int, size: int) -> Launch:
+    """The same of groups of `size` rows at most, which is one of GROUPS."""
+    for number, matrix in enumerate(matrices):
+        call.matrix[number] = matrix
+    call.one, call.rows = 1, size
+    if size < NARROWEST_WIDE:
+        return _relay(functions, kind, call, sum(matrix.tiles for matrix in matrices), groups)
+    shape = next(each for each in GROUPED if each.eights * EIGHT == size)
+    memory = shape.memory(kind)
+    blocks = sum(up(matrix.tiles, shape.tiles) for matrix in matrices), groups, 1
+    return Launch(functions.of_type(kind, shape.name, memory), blocks, shape.warps * WARP, memory, call)
+
+
+def group_size(rows: int, groups: int) -> int:
+    """The size of groups for so many rows in all, which belong to so many: nearly all of most are in one."""
+    return next((size for size, most in GROUPS.items() if rows <= most * groups), max(GROUPS))
 
 
 def _relay(functions: Functions, kind: GgmlType, call: GpuProducts, tiles: int, pairs: int) -> Launch:

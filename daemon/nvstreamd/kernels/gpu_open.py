@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from nvdma.errors import GpuUnavailable
+from nvstreamd.kernels.cpu_library import CpuLibrary
 from nvstreamd.kernels.gpu_compile import INSTALL, Nvrtc
 from nvstreamd.kernels.gpu_device import GpuDevice
 
@@ -22,6 +23,6 @@ def open_card(number: int, vram: int, kept: Path | None, stack: ExitStack) -> Gp
             # Whoever has no card is not to be told what to install for one.
             raise GpuUnavailable("NVIDIA's driver is not loaded", hint="nothing, where there is no card") from error
         raise GpuUnavailable(f"cupy is missing: {error}", hint=INSTALL) from error
-    driver = CupyDriver(number)
+    driver = CupyDriver(number, CpuLibrary().ask)
     driver.open()
     return GpuDevice(driver, Nvrtc(driver.card().capability, kept), stack, vram)

@@ -39,8 +39,10 @@ from nvstreamd.program import Attend, Model, Rope, Route
 
 # The widest heads that attention.h has room for, and blocks of threads in a direction but the first.
 MOST_DIM, MOST_BLOCKS = 256, 65535
-# Lists of places that may be on their way at once.
+# Lists of whole numbers, as of places that experts serve, that may be on their way at once.
 PLACES = 16
+# Numbers of a list for each pair of a row and an expert, at most: a group of its own, and eight places.
+LIST_NUMBERS = 3 + 8
 # Room for what chunks found before they are joined; and blocks of threads from which a card is busy without.
 PART_BYTES, BUSY_BLOCKS = 64 << 20, 256
 
@@ -224,18 +226,19 @@ class Room:
         wait_for(self.events.record(self.stream, "a table"))
         return to
 
-    def send_places(self, places: Sequence[Longs]) -> list[int]:
-        """The places that experts serve, in VRAM; the address of each expert's."""
+    def send_list(self, numbers: Sequence[Longs]) -> list[int]:
+        """Lists of whole numbers, in VRAM until the next are sent; the address of each."""
         turn, self._turn = self._turn, (self._turn + 1) % PLACES
         sent = self._places_sent[turn]
         if sent is not None:
             wait_for(sent)
-        everything = np.concatenate(places).astype(np.int64)
-        most = max(everything.nbytes, LONG * self._capacity * max(1, self.used))
-        to, (at, view) = self.buffers.at(f"places {turn}", most), self._places_desks[turn].bytes(everything.nbytes)
+        everything = np.concatenate(numbers)
+        # At one address: graphs hold it. What is sent waits for all work before.
+        most = max(bucket(everything.nbytes), LIST_NUMBERS * LONG * self._capacity * max(1, self.used))
+        to, (at, view) = self.buffers.at("lists", most), self._places_desks[turn].bytes(everything.nbytes)
         view[:] = everything.tobytes()
         view.release()
         self.driver.copy(to, at, everything.nbytes, self.stream)
-        self._places_sent[turn] = self.events.record(self.stream, "places of experts")
-        begins = np.cumsum([0, *(each.size for each in places)])[:-1]
+        self._places_sent[turn] = self.events.record(self.stream, "lists for experts")
+        begins = np.cumsum([0, *(each.size for each in numbers)])[:-1]
         return [to + LONG * int(begin) for begin in begins]

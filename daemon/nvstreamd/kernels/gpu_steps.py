@@ -131,6 +131,11 @@ class Steps:
         call = GpuRows(x=address, out=of.facts["unsound"], columns=columns, of_each=apart, number=number)
         return self._row_launch("look_at_rows", call, min(up(columns, ROW_THREADS), 8), rows)
 
+    def scatter(self, source: int, places: int, rows: int, to: int, columns: int) -> Launch:
+        """Rows at `source` become those of `places` [rows] int64 at `to`."""
+        call = GpuRows(x=source, out=to, columns=columns, picked=places)
+        return self._row_launch("scatter_rows", call, min(up(columns, ROW_THREADS), 8), rows)
+
     def _row_launch(self, name: str, call: GpuRows, across: int, rows: int, block_memory: int = 0) -> Launch:
         return Launch(self.functions.of_rows(name), (across, rows, 1), ROW_THREADS, block_memory, call)
 
@@ -155,9 +160,13 @@ class Steps:
         return self._row_launch(STAGES, call, self._across(call.columns, rows, normed=bool(call.norm)), rows, memory)
 
     def gate(self, gate: int, other: int, columns: int, rows: int, activation: Activation,
-             quantised: GpuActivations | None = None) -> Launch:
-        """A gate times what is beside it, where the gate lies; quantised, too, where that is wanted."""
-        call = GpuRows(x=gate, other=other, out=gate, columns=columns, gelu=int(activation is Activation.GELU))
+             quantised: GpuActivations | None = None, places: int = 0) -> Launch:
+        """A gate times what is beside it, where the gate lies; quantised, too, where that is wanted.
+
+        Where there are `places` [rows] int64, a row of -1 is nobody's.
+        """
+        call = GpuRows(x=gate, other=other, out=gate, columns=columns, gelu=int(activation is Activation.GELU),
+                       picked=places)
         if quantised is not None:
             call.quantised = quantised
         return self._row_launch("gate_rows", call, self._across(columns, rows, normed=False), rows)

@@ -39,15 +39,36 @@ class GpuProducts(Structure):
     `blocks` of 32 in `quads` of four. Products are added to y where `adds`. Row i of them goes to row places[i] of y,
     where there are `places`. Where there are `choices` [pairs] int32, a row of experts', pair i is multiplied alone, by
     the expert choices[i], whose weights begin at table[choices[i]]: matrices' data then count from there. Its row of
-    activations is i / of_each, row i of y is its. `one` is 1, which the compiler must not know. Where there is
-    `unsound`, that int32 becomes `number` at most if what is written is NaN or infinite.
+    activations is i / of_each, row i of y is its. Where there are `groups`, block row i multiplies the rows of
+    groups[i] by its weights. `one` is 1, which the compiler must not know. Where there is `unsound`, that int32 becomes
+    `number` at most if what is written is NaN or infinite.
     """
 
     _fields_ = (("x", GpuActivations), ("floats", c_int64), ("rows", c_int64), ("columns", c_int64),
                 ("blocks", c_int64), ("quads", c_int64), ("adds", c_int64), ("places", c_int64), ("one", c_int64),
                 ("unsound", c_int64), ("number", c_int64), ("choices", c_int64), ("table", c_int64),
-                ("of_each", c_int64),
+                ("of_each", c_int64), ("groups", c_int64),
                 ("matrix", GpuMatrix * MOST_MATRICES))
+
+
+class GpuGroup(Structure):
+    """Rows `first` to `first + count` of activations, the first a multiple of 8 where a group may have more than one.
+
+    They are multiplied by the weights of one expert: matrices' data count from `base`.
+    """
+
+    _fields_ = (("base", c_int64), ("first", c_int64), ("count", c_int64))
+
+
+class GpuGrouping(Structure):
+    """Pairs of a row and one of its experts, `choices` [pairs] int32, to be dealt to `groups` of `size` at most.
+
+    Pair places[i] is row i of what groups multiply, -1 for none; there are `slots` such rows and `most` groups, those
+    at the end empty. Weights of expert e of `experts` begin at table[e].
+    """
+
+    _fields_ = (("choices", c_int64), ("pairs", c_int64), ("experts", c_int64), ("table", c_int64), ("size", c_int64),
+                ("places", c_int64), ("slots", c_int64), ("groups", c_int64), ("most", c_int64))
 
 
 class GpuRepack(Structure):
@@ -93,8 +114,8 @@ class GpuAttend(Structure):
                 ("scale", c_double), ("parts", c_int64), ("most_chunks", c_int64), ("quantised", GpuActivations))
 
 
-STRUCTS: tuple[type[Structure], ...] = (GpuActivations, GpuMatrix, GpuProducts, GpuRepack, GpuRows, GpuStretch,
-                                        GpuQueries, GpuAttend)
+STRUCTS: tuple[type[Structure], ...] = (GpuActivations, GpuMatrix, GpuProducts, GpuGroup, GpuGrouping, GpuRepack,
+                                        GpuRows, GpuStretch, GpuQueries, GpuAttend)
 
 
 def header() -> str:

@@ -21,7 +21,8 @@ from nvstreamd.ggml import GgmlType
 from nvstreamd.kernels.arrays import Floats, Ints, Longs
 from nvstreamd.kernels.cpu_device import CpuDevice
 from nvstreamd.kernels.device import Scores, Tensors, Visit
-from nvstreamd.kernels.gpu_device import GpuDevice, GpuProgram
+from nvstreamd.kernels.gpu_device import GpuDevice
+from nvstreamd.kernels.gpu_program import GpuProgram
 from nvstreamd.kernels.rows import Rows, Stretch
 from nvstreamd.kernels.split import Part, part, split
 from nvstreamd.program import Expert, Mix, Model, Program, Route, Score, Value
@@ -130,10 +131,8 @@ class HybridDevice:
         """Brings to the card what the processor's experts left, and mixes."""
         parts, columns = step.parts, step.x.columns
         if parts.id in self._on_card and self._lacking:
-            found = self.processor.view(parts).reshape(-1, columns)
-            places = np.sort(np.concatenate(self._lacking))
-            for run in np.split(places, np.flatnonzero(np.diff(places) != 1) + 1):
-                self.card.send(parts, int(run[0]) * columns, found[run[0] : run[-1] + 1])
+            places = np.concatenate(self._lacking)
+            self.card.send_rows(parts, columns, places, self.processor.view(parts).reshape(-1, columns)[places])
         self._lacking.clear()
         done = self._run_on_card(ready.whole, ready.on_card, weights, number, after)
         # The next layer's are others.
@@ -182,7 +181,7 @@ class HybridDevice:
     def experts(self, visits: Sequence[Visit], after: Fence) -> Fence:
         """Runs experts where their weights lie: the card begins, and the processor multiplies meanwhile."""
         done = after
-        near = [replace(visit, ready=visit.ready.on_card) for visit in visits
+        near = [Visit(visit.ready.on_card, visit.weights, visit.places) for visit in visits
                 if visit.weights.memory.kind is MemoryKind.VRAM]
         here = [visit for visit in visits if visit.weights.memory.kind is not MemoryKind.VRAM]
         if near:
@@ -198,7 +197,8 @@ class HybridDevice:
         began = time.monotonic()
         of = visits[0].ready.whole
         self._fetch(of.reads)
-        self.processor.experts([replace(visit, ready=visit.ready.parts[0].program) for visit in visits], DONE)
+        self.processor.experts([Visit(visit.ready.parts[0].program, visit.weights, visit.places) for visit in visits],
+                               DONE)
         self._on_host |= of.writes
         self._lacking += [visit.places for visit in visits]
         self.host.seconds += time.monotonic() - began

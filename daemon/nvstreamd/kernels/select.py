@@ -72,10 +72,18 @@ def _beside(card: GpuDevice, library: Path, threads: int, stack: ExitStack, note
     from nvstreamd.kernels.hybrid_device import HybridDevice
 
     try:
-        return HybridDevice(card, _cpu(library, threads, stack))
+        return HybridDevice(card, _cpu(library, beside_a_card(threads), stack))
     except (OSError, KernelError) as error:
         notes.append(f"{CARD} kernels have no processor beside them: {error}")
         return card
+
+
+def beside_a_card(threads: int) -> int:
+    """Threads that multiply, of so many processors, while others bring weights to a card: one in eight is theirs.
+
+    All of a product's threads wait for the last: where one has to share its processor, all take as long as it does.
+    """
+    return max(1, threads - max(1, threads // 8))
 
 
 def _cpu(library: Path, threads: int, stack: ExitStack) -> CpuDevice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable
 from functools import wraps
@@ -12,11 +13,13 @@ import numpy as np
 from cupy.cuda import driver, runtime
 
 from nvdma.errors import GpuFailed, GpuOutOfMemory, GpuUnavailable
-from nvdma.gpu.driver import Blocks, Card
+from nvdma.gpu.driver import Ask, Blocks, Card
 
 # What the kernels need (PTX of sm_80: asynchronous copies, products of bytes in one instruction).
 OLDEST = 80
-# driver_types.h: cudaError_t, and flags.
+# The driver's own library, which cupy has loaded by the time that anything works.
+LIBRARY = "libcuda.so.1"
+# driver_types.h: cudaError_t, whose numbers are cuda.h's, and flags.
 SUCCESS, OUT_OF_MEMORY, NOT_READY = 0, 2, 600
 NON_BLOCKING = 1
 # Events tell when, not how long: such are cheaper.
@@ -43,11 +46,17 @@ def _translated(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class CupyDriver:
-    """Card `number`. `open` makes the context; the process's end takes it away."""
+    """Card `number`. `open` makes the context; the process's end takes it away.
 
-    def __init__(self, number: int) -> None:
+    It waits by `ask`: cupy's own questions keep the interpreter to themselves, and what it has to wait with has no
+    deadline.
+    """
+
+    def __init__(self, number: int, ask: Ask) -> None:
         self.number = number
         self.name = f"GPU {number}"
+        self._ask = ask
+        self._query = 0
         self._entered = threading.local()
 
     def enter(self) -> None:
@@ -69,6 +78,7 @@ class CupyDriver:
             runtime.free(0)  # the runtime makes the context with the first call that needs one
         except (runtime.CUDARuntimeError, driver.CUDADriverError) as error:
             raise GpuUnavailable(f"GPU {self.number} cannot be used: {error}") from error
+        self._query = ctypes.cast(ctypes.CDLL(LIBRARY).cuEventQuery, ctypes.c_void_p).value or 0
         card = self.card()
         if card.capability < OLDEST:
             raise GpuUnavailable(f"{card.name} has compute capability {card.capability / 10}, kernels need "
@@ -136,6 +146,14 @@ class CupyDriver:
         status = int(runtime.eventQuery(event))
         if status not in (SUCCESS, NOT_READY):
             raise runtime.CUDARuntimeError(status)
+        return status == SUCCESS
+
+    @_translated
+    def wait(self, event: int, seconds: float, eager: float) -> bool:
+        """Asks for it until it has happened."""
+        status = self._ask(self._query, event, NOT_READY, seconds, eager)
+        if status not in (SUCCESS, NOT_READY):
+            raise driver.CUDADriverError(status)
         return status == SUCCESS
 
     @_translated

@@ -6,11 +6,15 @@ where they say so. Every call may raise GpuFailed, which for most causes leaves 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 # A kernel's blocks are x by y by z.
 Blocks = tuple[int, int, int]
+# Calls a C function of one pointer, both by address, as long as it returns `pending`, `seconds` at most: its last
+# answer. It asks without pause for `eager` seconds, and keeps no other thread of the interpreter from running.
+Ask = Callable[[int, int, int, float, float], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,12 @@ class Driver(Protocol):
 
     def happened(self, event: int) -> bool:
         """True once it has. An event that was never recorded has."""
+
+    def wait(self, event: int, seconds: float, eager: float) -> bool:
+        """Blocks until it has, so long at most; True then. Other threads run meanwhile.
+
+        For `eager` seconds it asks without pause: less is lost, and a processor is busy.
+        """
 
     def await_event(self, stream: int, event: int) -> None:
         """What comes into the stream from here on begins once the event has happened."""

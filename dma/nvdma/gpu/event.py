@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from dataclasses import dataclass
 
 from nvdma.gpu.driver import Driver
 
-# How long a waiting thread asks without pause, and how long it pauses then: a pass of a small model takes a
-# millisecond, and to sleep takes the kernel 50 microseconds.
-EAGER_SECONDS, PAUSE_SECONDS = 2e-3, 5e-5
+# How long a thread asks without pause whose wait a user feels: a pass of a small model takes a millisecond, and to
+# sleep takes the kernel 50 microseconds.
+EAGER_SECONDS = 2e-3
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +33,7 @@ class EventFence:
     turn: int
     stream: int
     what: str
+    eager: float
 
     def __str__(self) -> str:
         return self.what
@@ -44,14 +44,7 @@ class EventFence:
 
     def wait(self, seconds: float) -> bool:
         """Waits that long at most. Raises GpuFailed."""
-        began = time.monotonic()
-        while not self.done():
-            waited = time.monotonic() - began
-            if waited > seconds:
-                return False
-            if waited > EAGER_SECONDS:
-                time.sleep(PAUSE_SECONDS)
-        return True
+        return self.done() or self.driver.wait(self.event.handle, seconds, self.eager)
 
     def hold(self, stream: int) -> None:
         """What comes into the stream from here on begins after the fence; nobody waits meanwhile. Raises GpuFailed."""
@@ -60,10 +53,14 @@ class EventFence:
 
 
 class Events:
-    """Hands out fences over `count` events in turn; more, where the oldest has not happened yet. Any thread may ask."""
+    """Hands out fences over `count` events in turn; more, where the oldest has not happened yet. Any thread may ask.
 
-    def __init__(self, driver: Driver, count: int) -> None:
+    Whoever waits for one asks without pause for `eager` seconds.
+    """
+
+    def __init__(self, driver: Driver, count: int, eager: float = EAGER_SECONDS) -> None:
         self.driver = driver
+        self.eager = eager
         self._lock = threading.Lock()
         self._oldest_first = deque(Event(driver.event()) for _ in range(count))
 
@@ -74,7 +71,7 @@ class Events:
             event.recorded += 1
             self.driver.record(event.handle, stream)
             self._oldest_first.append(event)
-            return EventFence(self.driver, event, event.recorded, stream, what)
+            return EventFence(self.driver, event, event.recorded, stream, what, self.eager)
 
     def _one_that_happened(self) -> Event:
         # A fence over one that has not would be done when what is recorded next is, in another stream perhaps.

@@ -143,6 +143,7 @@ template <bool SIGNED> WORD void dot16(int32_t (&r)[4], uint32_t a0, uint32_t a1
     std::memcpy(r, sums.r, sizeof sums.r);
 }
 
+WORD int32_t next_of(int32_t* at) { return (*at)++; }
 WORD void lower_to(int32_t* at, int32_t value) { *at = value < *at ? value : *at; }
 WORD double nearest(double x) { return std::nearbyint(x); }
 WORD double below(double x) { return std::floor(x); }

@@ -300,18 +300,24 @@ class Routed:
 
 
 def routed(device: Device, x: Floats, norm: Floats, router: Weight, experts: Sequence[tuple[Weight, Weight, Weight]],
-           used: int, order: Sequence[int] = ()) -> Routed:
-    """A router and its experts, each (gate, up, down); they come in `order`, each in a call of its own, or at once."""
+           used: int, order: Sequence[int] = (), *, resting: bool = False) -> Routed:
+    """A router and its experts, each (gate, up, down); they come in `order`, each in a call of its own, or at once.
+
+    Where they are `resting` in a card's memory, nobody asks which are wanted.
+    """
     packed, columns = Packed(on_card=True), x.shape[1]
     hidden, h, weights, parts = (Value(i, n) for i, n in enumerate((columns, columns, used, used * columns)))
     by = Norm(packed.vector("norm", norm), 1e-5)
     run(device, x, [Route(hidden, by, packed.matrix("router", router), h, weights)], packed)
     homes = []
     for number, (gate, up, down) in enumerate(experts):
-        home = Packed(on_card=number % 3 == 0)
+        home = Packed(on_card=resting or number % 3 == 0)
         step = Expert(h, home.matrix("gate", gate), home.matrix("up", up), home.matrix("down", down), parts)
         homes.append((device.prepare(Program((step,)), home.tensors), home))
     mix = device.prepare(Program((Mix(hidden, weights, parts),)), {})
+    rest = device.resting if resting else None
+    everybody = None if rest is None else rest.prepare_all(
+        Program((step,)), [home.tensors for _, home in homes], [home.on(device) for _, home in homes])
     # Values have room from the next pass on.
     ready = device.prepare(Program((Route(hidden, by, Matrix("router", router.rows, columns), h, weights),)),
                            packed.tensors)
@@ -320,8 +326,11 @@ def routed(device: Device, x: Floats, norm: Floats, router: Weight, experts: Seq
     routing = device.routing().copy()
     visits = {int(expert): Visit(homes[expert][0], homes[expert][1].on(device),
                                  np.flatnonzero(routing.reshape(-1) == expert)) for expert in np.unique(routing)}
-    for calls in ([[each] for each in order if each in visits] if order else [list(visits)]):
-        device.experts([visits[each] for each in calls], DONE)
+    if rest is not None:
+        rest.run_all(everybody, DONE)
+    else:
+        for calls in ([[each] for each in order if each in visits] if order else [list(visits)]):
+            device.experts([visits[each] for each in calls], DONE)
     found = device.peek(weights)
     device.run(mix, packed.on(device), 0, DONE)
     return Routed(routing, found, device.peek(hidden))

@@ -12,6 +12,7 @@ from nvstreamd import ggml
 from nvstreamd.errors import KernelError
 from nvstreamd.ggml import GgmlType
 from nvstreamd.kernels.arrays import Floats
+from nvstreamd.kernels.gpu_launch import group_size
 from nvstreamd.program import Expert, Matrix, Mix, Norm, Program, Route, Value
 from support import arithmetic
 from support.arithmetic import F, numbers
@@ -55,6 +56,24 @@ def test_layers_of_experts_have_the_same_bits_on_every_device(kinds: tuple[GgmlT
         found = computed(device, rows, kinds)
         assert np.array_equal(found.experts, wanted.experts), device
         assert np.array_equal(found.weights, wanted.weights) and np.array_equal(found.x, wanted.x), device
+
+
+@pytest.mark.parametrize("kinds", SOON, ids=str)
+def test_experts_that_rest_in_vram_have_the_same_bits_however_rows_are_dealt(
+        kinds: tuple[GgmlType, GgmlType, GgmlType]) -> None:
+    """Each pair by itself, then in groups of up to 8, 32 and 128 rows, some of them full and some of one row."""
+    few, used = experts(kinds)[:5], 2
+    router_ = random_weight(ggml.F32, len(few), COLUMNS, 50)
+    norm, rows = 1 + activations(1, COLUMNS, 9)[0] / 8, activations(150, COLUMNS)
+    with DEVICES["portable"](2) as opened:
+        wanted = rig.routed(opened, rows, norm, router_, few, used)
+    sizes = set()
+    for count in (2, 8, 40, 150):
+        sizes.add(group_size(count * used, len(few)) if count * used > len(few) else 0)
+        with DEVICES["card"](2) as opened:
+            found = rig.routed(opened, rows[:count], norm, router_, few, used, resting=True)
+        assert np.array_equal(found.x, wanted.x[:count]), count
+    assert sizes == {0, 8, 32, 128}
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -151,14 +151,12 @@ WORD void narrow(const GpuProducts& call, float* hand, uint8_t* memory) {
     const int quads = static_cast<int>(call.quads), turns = (quads + Q - 1) / Q, one = static_cast<int>(call.one);
     int64_t tile = block_x();
     const GpuMatrix& matrix = matrix_of(call, tile);
-    const int64_t pair = call.choices ? block_y() : 0, row = call.choices ? pair / call.of_each : 0;
-    int64_t base = 0;
-    if (call.choices) {
-        base = reinterpret_cast<const int64_t*>(call.table)[reinterpret_cast<const int32_t*>(call.choices)[pair]];
-    }
+    const Share share = share_of(call);
+    if (share.first == share.end) return;
+    const int64_t row = share.x;
     const int64_t begin = piece_at(matrix.tiles, quads, tile, 0, Parts<T>::BYTES);
     const int64_t apart = piece_at(matrix.tiles, quads, tile, 1, Parts<T>::BYTES) - begin;
-    const uint8_t* first = reinterpret_cast<const uint8_t*>(base + matrix.data) + begin;
+    const uint8_t* first = reinterpret_cast<const uint8_t*>(share.base + matrix.data) + begin;
     uint8_t* ring = memory + warp * (STAGES * Q * Own::BYTES);
     const auto bring = [&](int turn, int stage) {
         UNROLL
@@ -205,8 +203,10 @@ WORD void narrow(const GpuProducts& call, float* hand, uint8_t* memory) {
     for (int n = 0; n < NT; n++) {
         UNROLL
         for (int i = 0; i < 2 * C; i++) {
-            write(call, matrix, n * 8 + lane % 4 * 2 + i % C, tile * TILE + lane / 4 + i / C * 8, total[n][i],
-                  pair);
+            // Of a single row, one lane in four has the result.
+            if (C == 1 && lane % 4 > 0) continue;
+            write(call, matrix, share.first + n * 8 + lane % 4 * 2 + i % C, tile * TILE + lane / 4 + i / C * 8, total[n][i],
+                  share.end);
         }
     }
 }

@@ -8,6 +8,7 @@
 #include "heads.h"
 #include "attention.h"
 #include "routing.h"
+#include "groups.h"
 
 KERNEL(prepare_rows, GpuRows, ROW_THREADS, 4) {
     SHARED_AS_LAUNCHED(memory);
@@ -16,10 +17,13 @@ KERNEL(prepare_rows, GpuRows, ROW_THREADS, 4) {
 KERNEL(gate_rows, GpuRows, ROW_THREADS, 4) { gate(call); }
 KERNEL(add_normed_rows, GpuRows, ROW_THREADS, 4) { add_normed(call); }
 KERNEL(mix_rows, GpuRows, ROW_THREADS, 4) { mix(call); }
+KERNEL(scatter_rows, GpuRows, ROW_THREADS, 4) { scatter(call); }
 KERNEL(look_at_rows, GpuRows, ROW_THREADS, 4) { look(call); }
 KERNEL(angles_of_rows, GpuRows, ROW_THREADS, 1) { angles(call); }
 KERNEL(route_rows, GpuRows, 32, 8) { route(call); }
-KERNEL(float_products, GpuProducts, ROW_THREADS, 4) { floats(call); }
+KERNEL(group_pairs, GpuGrouping, ROW_THREADS, 1) { group(call); }
+KERNEL(products_by_four, GpuProducts, TILE * FLOAT_STRANDS / 4, 4) { floats<4>(call); }
+KERNEL(products_by_one, GpuProducts, TILE * FLOAT_STRANDS, 1) { floats<1>(call); }
 KERNEL(place_rows, GpuAttend, ROW_THREADS, 4) { place(call); }
 
 #define ATTENTION(N)                                                                                                   \

@@ -14,12 +14,29 @@ WORD const GpuMatrix& matrix_of(const GpuProducts& call, int64_t& tile) {
     return call.matrix[m];
 }
 
-// A result, with what is added to it. Of a pair of a row and an expert, it is that of row `pair`.
-WORD void write(const GpuProducts& call, const GpuMatrix& matrix, int64_t row, int64_t of, float total,
-                int64_t pair = 0) {
-    if (of >= matrix.rows || row >= call.rows) return;
+// Whose weights does a block of threads multiply, by which rows? Matrices' data count from `base`; rows of activations
+// from `x` on have the results `first` to `end`.
+struct Share {
+    int64_t base, x, first, end;
+};
+WORD Share share_of(const GpuProducts& call) {
+    if (call.groups) {
+        const GpuGroup& group = reinterpret_cast<const GpuGroup*>(call.groups)[block_y()];
+        return {group.base, group.first, group.first, group.first + group.count};
+    }
+    if (call.choices) {
+        const int64_t pair = block_y();
+        const int32_t expert = reinterpret_cast<const int32_t*>(call.choices)[pair];
+        return {reinterpret_cast<const int64_t*>(call.table)[expert], pair / call.of_each, pair, pair + 1};
+    }
+    return {0, 0, 0, call.rows};
+}
+
+// A result, with what is added to it, of a row before `end`.
+WORD void write(const GpuProducts& call, const GpuMatrix& matrix, int64_t row, int64_t of, float total, int64_t end) {
+    if (of >= matrix.rows || row >= end) return;
     if (matrix.bias) total = add(total, element(reinterpret_cast<const uint8_t*>(matrix.bias), matrix.bias_type, of));
-    const int64_t place = call.places ? reinterpret_cast<const int64_t*>(call.places)[row] : row + pair;
+    const int64_t place = call.places ? reinterpret_cast<const int64_t*>(call.places)[row] : row;
     float* y = reinterpret_cast<float*>(matrix.y) + place * matrix.stride + of;
     if (call.adds) total = add(*y, total);
     *y = total;

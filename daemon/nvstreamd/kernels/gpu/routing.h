@@ -1,48 +1,61 @@
 // Which experts does a row go to? ARITHMETIC.md, section 9: a warp for each row.
 #pragma once
 
+constexpr int MOST_EXPERTS = 1024;  // of a layer (architectures/keys.py): a bit for each of a lane's
+
+// The best of a row's experts that is not chosen yet, and its score; -1 where there is none.
+struct Choice {
+    int32_t expert;
+    float score;
+
+    // Of equal scores the lower number is taken. A NaN is no better than what is there.
+    WORD void compare(const Choice& other) {
+        if (other.expert < 0 || other.expert == expert) return;
+        const bool better = other.expert < expert ? !(score > other.score) : other.score > score;
+        if (expert < 0 || better) *this = other;
+    }
+};
+
 // From scores [rows, of_each apart], of `columns` experts, come the experts of each row, in `other` [rows, used] int32,
 // and their weights, in `out` likewise. Blocks: (1, rows), of a warp.
 WORD void route(const GpuRows& call) {
-    const int lane = thread();
-    const int64_t used = call.used;
-    const int64_t row = block_y(), count = call.columns;
-    float* scores = reinterpret_cast<float*>(call.x) + row * call.of_each;
+    SHARED(float, chosen, MOST_EXPERTS);
+    const int lane = thread(), used = static_cast<int>(call.used), count = static_cast<int>(call.columns);
+    const int64_t row = block_y();
+    const float* scores = reinterpret_cast<const float*>(call.x) + row * call.of_each;
     int32_t* experts = reinterpret_cast<int32_t*>(call.other) + row * used;
     float* weights = reinterpret_cast<float*>(call.out) + row * used;
+    uint32_t taken = 0;
     float largest = 0.0f;
-    for (int64_t rank = 0; rank < used; rank++) {
-        // The best that is not chosen yet, of equal ones the lower number. A NaN is no better than what is there.
-        int32_t best = -1;
-        for (int64_t e = lane; e < count; e += 32) {
-            bool taken = false;
-            for (int64_t r = 0; r < rank; r++) taken |= experts[r] == e;
-            if (!taken && (best < 0 || scores[e] > scores[best])) best = static_cast<int32_t>(e);
+    for (int rank = 0; rank < used; rank++) {
+        Choice best{-1, 0.0f};
+        UNROLL_BY(4)
+        for (int i = 0; i < (count - lane + 31) / 32; i++) {
+            if (!(taken >> i & 1u)) best.compare({lane + 32 * i, scores[lane + 32 * i]});
         }
         UNROLL
         for (int mask = 16; mask > 0; mask /= 2) {
-            const int32_t other = static_cast<int32_t>(across(static_cast<uint32_t>(best), mask));
-            if (other < 0 || other == best) continue;
-            if (best < 0) {
-                best = other;
-                continue;
-            }
-            const int32_t low = other < best ? other : best, high = other < best ? best : other;
-            best = scores[high] > scores[low] ? high : low;
+            best.compare({static_cast<int32_t>(across(static_cast<uint32_t>(best.expert), mask)),
+                          across(best.score, mask)});
         }
-        if (lane == 0) experts[rank] = best;
-        sync_warp();
-        if (rank == 0) largest = scores[best];
+        if (best.expert % 32 == lane) taken |= 1u << best.expert / 32;
+        if (lane == 0) {
+            experts[rank] = best.expert;
+            chosen[rank] = best.score;
+        }
+        if (rank == 0) largest = best.score;
     }
     float strand = 0.0f;
-    for (int64_t e = lane; e < count; e += 32) strand = add(strand, exponential(sub(scores[e], largest)));
+    UNROLL_BY(4)
+    for (int e = lane; e < count; e += 32) strand = add(strand, exponential(sub(scores[e], largest)));
     const float total = fold(strand);
-    if (lane > 0) return;
-    float chosen = 0.0f;
-    for (int64_t rank = 0; rank < used; rank++) {
-        weights[rank] = divide(exponential(sub(scores[experts[rank]], largest)), total);
-        chosen = add(chosen, weights[rank]);
+    sync_warp();
+    for (int rank = lane; rank < used; rank += 32) {
+        chosen[rank] = divide(exponential(sub(chosen[rank], largest)), total);
     }
-    const float least = chosen < 0x1p-14f ? 0x1p-14f : chosen;
-    for (int64_t rank = 0; rank < used; rank++) weights[rank] = divide(weights[rank], least);
+    sync_warp();
+    float sum = 0.0f;
+    for (int rank = 0; rank < used; rank++) sum = add(sum, chosen[rank]);
+    const float least = sum < 0x1p-14f ? 0x1p-14f : sum;
+    for (int rank = lane; rank < used; rank += 32) weights[rank] = divide(chosen[rank], least);
 }

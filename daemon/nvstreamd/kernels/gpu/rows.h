@@ -49,10 +49,16 @@ WORD float factor_of(const float* row, int64_t columns, float epsilon, float* on
     return *one;
 }
 
+// True where row `row` is nobody's, as rows between groups are.
+WORD bool is_nobody(const GpuRows& call, int64_t row) {
+    return call.picked && reinterpret_cast<const int64_t*>(call.picked)[row] < 0;
+}
+
 // Rows of x, normed where there is a norm, to `out` and quantised where those are wanted. Blocks: (any number, rows).
 WORD void prepare(const GpuRows& call, uint8_t* memory) {
     SHARED(float, one, 1);
     const int64_t row = block_y(), columns = call.columns;
+    if (is_nobody(call, row)) return;
     const int64_t picked = call.picked ? reinterpret_cast<const int64_t*>(call.picked)[row] / call.used : row;
     const float* x = reinterpret_cast<const float*>(call.x) + picked * columns;
     float factor = 1.0f;
@@ -86,6 +92,7 @@ template <bool GELU> WORD float activated(float g) {
 // out = activation(x) * other, and quantised. Blocks: (any number, rows).
 WORD void gate(const GpuRows& call) {
     const int64_t row = block_y(), columns = call.columns;
+    if (is_nobody(call, row)) return;
     const float *g = reinterpret_cast<const float*>(call.x) + row * columns,
                 *u = reinterpret_cast<const float*>(call.other) + row * columns;
     const int lane = thread() % 32;
@@ -123,6 +130,15 @@ WORD void mix(const GpuRows& call) {
         float total = 0.0f;
         for (int64_t rank = 0; rank < used; rank++) total = fma(weights[rank], parts[rank * columns + i], total);
         out[i] = add(out[i], total);
+    }
+}
+
+// Row i of x becomes row picked[i] of out. Blocks: (any number, rows).
+WORD void scatter(const GpuRows& call) {
+    const int64_t row = block_y(), to = reinterpret_cast<const int64_t*>(call.picked)[row];
+    for (int64_t i = block_x() * ROW_THREADS + thread(); i < call.columns; i += blocks_x() * ROW_THREADS) {
+        reinterpret_cast<float*>(call.out)[to * call.columns + i] =
+            reinterpret_cast<const float*>(call.x)[row * call.columns + i];
     }
 }
 

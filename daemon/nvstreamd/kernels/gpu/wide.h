@@ -24,15 +24,16 @@ template <class T, int M, int N, int GM, int GN, int STAGES> struct Wide {
     using Memory = Stage<T, TM, TN>;
     const GpuProducts& call;
     const GpuMatrix& matrix;
-    int64_t tile, eight, quads;  // the rectangle's first tiles
-    int tiles, eights;           // of which so many exist
+    int64_t base, tile, eight, quads;  // what weights count from; the rectangle's first tiles
+    int tiles, eights;                 // of which so many exist
+    int64_t end;                       // of the rows
     static constexpr int THREADS = GM * GN * 32;
     uint8_t* memory;
     float total[M][N][4];
 
     WORD void bring(int64_t quad) {
         uint8_t* to = memory + quad % STAGES * Memory::BYTES;
-        const uint8_t* data = reinterpret_cast<const uint8_t*>(matrix.data);
+        const uint8_t* data = reinterpret_cast<const uint8_t*>(base + matrix.data);
         fetch_all<THREADS, TM * Parts<T>::BYTES>(
             to, data + piece_at(matrix.tiles, quads, tile, quad, Parts<T>::BYTES), tiles * Parts<T>::BYTES);
         const int64_t at = quad * call.x.eights + eight;
@@ -124,7 +125,7 @@ template <class T, int M, int N, int GM, int GN, int STAGES> struct Wide {
                 UNROLL
                 for (int c = 0; c < 4; c++) {
                     write(call, matrix, (eight + n + k) * 8 + lane % 4 * 2 + c % 2,
-                          m + i < tiles ? (tile + m + i) * TILE + lane / 4 + c / 2 * 8 : matrix.rows, total[i][k][c]);
+                          m + i < tiles ? (tile + m + i) * TILE + lane / 4 + c / 2 * 8 : matrix.rows, total[i][k][c], end);
                 }
             }
         }
@@ -139,9 +140,13 @@ template <class T, int M, int N, int GM, int GN, int STAGES> WORD void wide(cons
         number -= (call.matrix[which++].tiles + All::TM - 1) / All::TM;
     }
     const GpuMatrix& matrix = call.matrix[which];
-    const int64_t tile = number * All::TM, eight = static_cast<int64_t>(block_y()) * All::TN;
-    const int64_t tiles = matrix.tiles - tile, eights = call.x.eights - eight;
-    All all{call, matrix, tile, eight, call.quads, static_cast<int>(tiles < All::TM ? tiles : All::TM),
-            static_cast<int>(eights < All::TN ? eights : All::TN), memory, {}};
+    const Share share = share_of(call);
+    if (share.first == share.end) return;
+    const int64_t tile = number * All::TM, tiles = matrix.tiles - tile;
+    // A group's rows are one rectangle's; else those of a block row are.
+    const int64_t eight = call.groups ? share.first / 8 : static_cast<int64_t>(block_y()) * All::TN;
+    const int64_t eights = (call.groups ? (share.end + 7) / 8 : call.x.eights) - eight;
+    All all{call, matrix, share.base, tile, eight, call.quads, static_cast<int>(tiles < All::TM ? tiles : All::TM),
+            static_cast<int>(eights < All::TN ? eights : All::TN), share.end, memory, {}};
     all.run();
 }

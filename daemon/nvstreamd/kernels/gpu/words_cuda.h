@@ -119,6 +119,8 @@ template <bool SIGNED> WORD void dot16(int32_t (&r)[4], uint32_t a0, uint32_t a1
     }
 }
 
+// Counts on, and returns what was there.
+WORD int32_t next_of(int32_t* at) { return atomicAdd(at, 1); }
 WORD void lower_to(int32_t* at, int32_t value) { atomicMin(at, value); }
 WORD double nearest(double x) { return rint(x); }
 WORD double below(double x) { return floor(x); }

@@ -35,8 +35,8 @@ class Pool:
     def take(self, nbytes: int) -> Slot:
         """A slot that is never given back. Raises BudgetTooSmall."""
         size = align_up(nbytes)
-        if self._used + size > self.arena.nbytes:
-            raise BudgetTooSmall(f"{size} bytes do not fit: {self.arena.nbytes - self._used} are left of the budget",
+        if size > self.room:
+            raise BudgetTooSmall(f"{size} bytes do not fit: {self.room} are left of the budget",
                                  "give the model a larger budget")
         memory = Memory(MemoryKind.HOST, self.arena.address, self.arena.nbytes)
         slot = Slot(Span(memory, self._used, size), self.arena.view[self._used : self._used + size])
@@ -60,6 +60,11 @@ class Pool:
     def used(self) -> int:
         """Bytes handed out so far: what the budget is held against."""
         return self._used
+
+    @property
+    def room(self) -> int:
+        """Bytes that are left."""
+        return self.arena.nbytes - self._used
 
     def _release(self) -> None:
         for slot in self._slots:

@@ -16,13 +16,14 @@ tree = Path(sys.argv[1]); packaged.stage(tree, pythons=sys.argv[2:]); packaged.s
 """
 # There is no card here: what is asked for is all that comes before one.
 PROBE = """
+from contextlib import ExitStack
 from nvdma.errors import GpuUnavailable
-from nvdma.gpu.cupy_driver import CupyDriver
 from nvstreamd.kernels.gpu_compile import Nvrtc
+from nvstreamd.kernels.gpu_open import open_card
 from nvstreamd.kernels.gpu_units import OF_ROWS
 print(len(Nvrtc(86, None).compile(OF_ROWS)))
 try:
-    CupyDriver(64).open()
+    open_card(64, 0, None, ExitStack())
 except GpuUnavailable as error:
     print("unavailable:", error)
 """

@@ -7,7 +7,7 @@ PYTEST ?=
 DESTDIR ?=
 # Of the demo: smollm2, gemma3.
 MODEL ?= smollm2
-# Of bench-gpu: kernels, resident.
+# Of bench-gpu: kernels, resident, tiered, experts.
 PART ?= resident
 VENV := .venv/bin
 
@@ -81,7 +81,7 @@ bench-engine: setup-test llamacpp ## decode, prefill, eight users beside llama.c
 bench-experts: setup-test llamacpp ## a mixture of experts beside llama.cpp, whole and half in memory (build/bench/experts.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.experts
 
-bench-gpu: setup-test ## a card, by PART: kernels, resident; needs cupy and torch for CUDA (build/bench/gpu.json)
+bench-gpu: setup-test ## a card, by PART: kernels, resident, tiered, experts; needs cupy and torch for CUDA (build/bench/gpu.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.gpu --part $(PART)
 
 bench-boxes: setup-test ## simulated: a 3090, a 4090, a 5090, by the engine's own plan and flow (build/bench/boxes.json)

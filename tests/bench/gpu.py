@@ -1,6 +1,6 @@
 """How fast is a card, by part? Adds to build/bench/gpu.json, with the card, its driver and its link.
 
-    python -m bench.gpu --part kernels|resident [--rounds 7]
+    python -m bench.gpu --part kernels|resident|tiered|experts [--rounds 7]
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench import gpu_kernels, gpu_resident
+from bench import gpu_beside, gpu_kernels, gpu_resident
 from bench.report import Bar, show, write
 from nvdma.gpu.driver import Driver
 from nvstreamd.kernels.gpu_units import Compiler
@@ -29,7 +29,9 @@ class Part:
 
 
 PARTS = {"kernels": Part(gpu_kernels.measure, gpu_kernels.BARS),
-         "resident": Part(gpu_resident.measure, gpu_resident.BARS)}
+         "resident": Part(gpu_resident.measure, gpu_resident.BARS),
+         "tiered": Part(gpu_beside.tiered, gpu_beside.TIERED_BARS),
+         "experts": Part(gpu_beside.experts, gpu_beside.EXPERTS_BARS)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

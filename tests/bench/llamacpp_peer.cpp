@@ -1,6 +1,6 @@
 // How fast is llama.cpp itself? Loads a model once, then answers one command a line with one line of JSON.
 //
-//   peer MODEL THREADS default|mapped
+//   peer MODEL THREADS default|mapped|layers=N|cpu-experts=N
 //       decode SEQUENCES TOKENS    a short prompt each, then TOKENS greedy steps of SEQUENCES rows, all timed
 //                                  but the first
 //       prefill TOKENS             one prompt, in batches of 512
@@ -9,7 +9,9 @@
 //       forced_prefill warm|cold FILE   the ids of FILE, one line, as one prompt, in batches of 512
 //
 // `default` leaves loading to llama.cpp, which copies weights into the layout of its fastest kernels; `mapped` maps the
-// file and computes from it, so that the kernel may drop weights and read them again. A context is warm when it has run
+// file and computes from it, so that the kernel may drop weights and read them again. Of a llama.cpp with a card, N
+// layers are in its memory with `layers`, the others for the processor; with `cpu-experts` the experts of the first N
+// layers are the processor's, and all else is in the card's memory. A context is warm when it has run
 // its command once before the run that is timed; every one is, but where `cold` is asked. Such a one has computed the
 // first token of each sequence: threads run, and what all tokens need is in memory, as far as there is room. What is
 // not set here is llama.cpp's default: flash attention, KV F16.
@@ -26,6 +28,7 @@
 #include <string>
 #include <vector>
 
+#include "ggml-backend.h"
 #include "llama.h"
 
 namespace {
@@ -98,14 +101,32 @@ double since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// Where weights are to lie.
+struct Weights {
+    bool mapped = false;
+    int layers = -1;       // in a card's memory; -1 for all
+    int host_experts = 0;  // layers whose experts are the processor's
+};
+
 class Peer {
 public:
-    Peer(const std::string & path, int threads, bool mapped) : threads_(threads) {
+    Peer(const std::string & path, int threads, const Weights & weights) : threads_(threads) {
         llama_model_params params = llama_model_default_params();
-        if (mapped) {
+        if (weights.mapped) {
             params.load_mode = LLAMA_LOAD_MODE_MMAP;
             params.use_extra_bufts = false;
         }
+        if (weights.layers >= 0) params.n_gpu_layers = weights.layers;
+        std::vector<std::string> patterns;
+        for (int layer = 0; layer < weights.host_experts; ++layer) {
+            patterns.push_back("blk\\." + std::to_string(layer) + "\\.ffn_(up|down|gate_up|gate)_(ch|)exps");
+        }
+        std::vector<llama_model_tensor_buft_override> overrides;
+        for (const std::string & pattern : patterns) {
+            overrides.push_back({pattern.c_str(), ggml_backend_cpu_buffer_type()});
+        }
+        overrides.push_back({nullptr, nullptr});
+        if (weights.host_experts > 0) params.tensor_buft_overrides = overrides.data();
         model_.reset(llama_model_load_from_file(path.c_str(), params));
         if (!model_) throw std::runtime_error("llama.cpp does not load " + path);
         vocabulary_ = llama_vocab_n_tokens(llama_model_get_vocab(model_.get()));
@@ -279,18 +300,30 @@ void answer(Peer & peer) {
     }
 }
 
+Weights parse_weights(const std::string & mode) {
+    Weights weights;
+    const size_t equals = mode.find('=');
+    const std::string name = mode.substr(0, equals);
+    if (equals == std::string::npos) {
+        weights.mapped = name == "mapped";
+        if (name == "mapped" || name == "default") return weights;
+    } else {
+        const int number = std::stoi(mode.substr(equals + 1));
+        if (name == "layers") weights.layers = number;
+        if (name == "cpu-experts") weights.host_experts = number;
+        if (number >= 0 && (name == "layers" || name == "cpu-experts")) return weights;
+    }
+    throw std::runtime_error("usage: peer MODEL THREADS default|mapped|layers=N|cpu-experts=N");
+}
+
 }  // namespace
 
 int main(int count, char ** arguments) {
-    const std::string mode = count == 4 ? arguments[3] : "";
-    if (mode != "default" && mode != "mapped") {
-        std::cerr << "usage: peer MODEL THREADS default|mapped\n";
-        return 2;
-    }
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
     llama_backend_init();
     try {
-        Peer peer(arguments[1], std::stoi(arguments[2]), mode == "mapped");
+        const Weights weights = parse_weights(count == 4 ? arguments[3] : "");
+        Peer peer(arguments[1], std::stoi(arguments[2]), weights);
         std::printf("{\"system\": \"%s\"}\n", llama_print_system_info());
         std::fflush(stdout);
         answer(peer);

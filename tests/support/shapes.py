@@ -36,6 +36,7 @@ SHAPE_8B = {
     "llama": Shape("llama", 32, 4096, 32, 8, 128, 14336, 8192, 500000.0),
     "qwen3": Shape("qwen3", 36, 4096, 32, 8, 128, 12288, 40960, 1000000.0),
 }
+SHAPE_70B = {"llama": Shape("llama", 80, 8192, 64, 8, 128, 28672, 8192, 500000.0)}
 # Qwen3-30B-A3B, of which a bench takes a few layers.
 SHAPE_30B_A3B = {
     "qwen3moe": Shape("qwen3moe", 48, 2048, 32, 4, 128, 768, 40960, 1000000.0, experts=128, used=8),

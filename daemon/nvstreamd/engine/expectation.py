@@ -156,6 +156,11 @@ class Expectation:
         """Bytes a second that the processor multiplies beside a card in a pass of one row."""
         return 0.0 if self._host is None else 1.0 / self._host.seconds(1.0, 1)
 
+    @property
+    def link_beside_host(self) -> float:
+        """Bytes a second over the link while the processor multiplies, in a pass of one row."""
+        return 0.0 if self._beside_host is None else 1.0 / self._beside_host.seconds(1.0, 1)
+
     def multiply_on_host(self, nbytes: float, rows: int) -> float:
         """Seconds that the processor should take beside a card for so many bytes and rows."""
         return self._host.seconds(nbytes, rows) if nbytes and self._host is not None else 0.0

@@ -148,8 +148,8 @@ class HybridDevice:
         return done
 
     def _run_on_host(self, ready: _Ready, weights: Span, number: int) -> Fence:
-        began = time.monotonic()
         self._fetch(ready.part.reads)
+        began = time.monotonic()
         done = self.processor.run(ready.program, weights, number, DONE)
         self._on_host |= ready.part.writes
         self._on_card -= ready.part.writes
@@ -194,9 +194,9 @@ class HybridDevice:
         return done
 
     def _serve(self, visits: Sequence[Visit]) -> None:
-        began = time.monotonic()
         of = visits[0].ready.whole
         self._fetch(of.reads)
+        began = time.monotonic()
         self.processor.experts([Visit(visit.ready.parts[0].program, visit.weights, visit.places) for visit in visits],
                                DONE)
         self._on_host |= of.writes

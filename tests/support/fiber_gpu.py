@@ -108,10 +108,11 @@ class _Stream:
 
 
 class FiberDriver:
-    """A card of `memory` bytes, in the memory of this process."""
+    """A card of `memory` bytes, in the memory of this process, whose kernels may read the host's."""
 
-    def __init__(self, memory: int = 1 << 30) -> None:
+    def __init__(self, memory: int = 1 << 30, *, reads_host: bool = True) -> None:
         self.memory = memory
+        self.reads_host = reads_host
         self.registered: dict[int, int] = {}
         self.launches = 0
         # One thread computes while another brings weights; blocks of fibers run one at a time.
@@ -140,7 +141,8 @@ class FiberDriver:
 
     def card(self) -> Card:
         """A card of the newest kind."""
-        return Card("fibers", 90, self.memory, self.memory - self.used, 4, 227 << 10, "0000:00:00.0", "a processor")
+        return Card("fibers", 90, self.memory, self.memory - self.used, 4, 227 << 10, "0000:00:00.0", "a processor",
+                    self.reads_host)
 
     def allocate(self, nbytes: int) -> int:
         """NaN, wherever somebody looks at it as a float."""

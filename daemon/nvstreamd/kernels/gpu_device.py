@@ -22,10 +22,9 @@ from nvstreamd.kernels.check import check, tensors_of
 from nvstreamd.kernels.device import ARITHMETIC, Scores, Tensors, Visit, hidden_of, wait_for
 from nvstreamd.kernels.gpu_exchange import Exchange
 from nvstreamd.kernels.gpu_experts import (
-    Groups,
     all_experts,
     check_alike,
-    dealt,
+    deal,
     expert_launches,
     grouped_experts,
     in_groups,
@@ -38,6 +37,7 @@ from nvstreamd.kernels.gpu_pass import FLOAT, SOUND, bucket
 from nvstreamd.kernels.gpu_program import GpuExperts, GpuProgram
 from nvstreamd.kernels.gpu_room import Room
 from nvstreamd.kernels.gpu_steps import Steps, Weights
+from nvstreamd.kernels.gpu_take import Taker
 from nvstreamd.kernels.gpu_units import Compiler
 from nvstreamd.kernels.rows import Rows
 from nvstreamd.program import Add, Attend, Expert, Model, Program, Route, Score, Value, columns_by_id
@@ -65,7 +65,7 @@ class GpuDevice:
         self.own = GpuMemory(driver, self.functions, ceiling)
         self.resting = self
         stack.callback(self.own.close)
-        self.exchange = Exchange(driver, self.stream, self.events)
+        self.exchange = Exchange(driver, Taker(driver, self.functions, self.stream), self.stream, self.events)
         stack.callback(self.exchange.close)
         self.graphs = Graphs(driver, self.stream)
         self._chained = False
@@ -82,7 +82,7 @@ class GpuDevice:
         self._chained = False
         self._model, self._tensors = model, tensors
         self._constants = Form.of(tensors)
-        room = Room(self.driver, model, pages, self.stream, self.events)
+        room = Room(self.driver, self.exchange.taker, model, pages, self.events)
         try:
             room.open()
             address = room.buffers.at("constants", self._constants.nbytes)
@@ -226,9 +226,7 @@ class GpuDevice:
         return self.events.record(self.stream, "experts")
 
     def _run_groups(self, step: Expert, ready: GpuProgram, visits: Sequence[Visit]) -> None:
-        groups, places, size = dealt([(visit.weights.address, visit.places) for visit in visits])
-        at, places_at = self.room.send_list([groups.reshape(-1), places])
-        of = Groups(at, len(groups), size, places_at, places.size)
+        of = deal([(visit.weights.address, visit.places) for visit in visits], self.room.send_list)
         self.graphs.begin([Part((ready, of), lambda: grouped_experts(
             self._steps, step, ready.form.tensors, of, self.room.over))], self.room)
 

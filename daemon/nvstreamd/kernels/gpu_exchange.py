@@ -11,16 +11,18 @@ from nvdma.gpu.event import EventFence, Events
 from nvstreamd.kernels.arrays import Floats
 from nvstreamd.kernels.device import wait_for
 from nvstreamd.kernels.gpu_pass import Desk
+from nvstreamd.kernels.gpu_take import Taker
 
 # Copies to the card that may be on their way at once: a layer's q, k and v, and what comes next.
 DESKS = 4
 
 
 class Exchange:
-    """Copies in the stream that computes. `close` gives back what they took."""
+    """Work in the stream that computes. `close` gives back what it took."""
 
-    def __init__(self, driver: Driver, stream: int, events: Events) -> None:
+    def __init__(self, driver: Driver, taker: Taker, stream: int, events: Events) -> None:
         self.driver = driver
+        self.taker = taker
         self.stream = stream
         self.events = events
         self._back = Desk(driver)
@@ -51,7 +53,7 @@ class Exchange:
             del found
 
     def send(self, address: int, content: Floats) -> None:
-        """Begins to copy `content` (contiguous) to VRAM; it may be changed at once."""
+        """Begins to bring `content` (contiguous) to VRAM; it may be changed at once."""
         if not content.nbytes:
             return
         turn, self._turn = self._turn, (self._turn + 1) % DESKS
@@ -61,7 +63,7 @@ class Exchange:
         at, view = self._desks[turn].bytes(content.nbytes)
         with view:
             np.frombuffer(view, np.float32)[:] = content.reshape(-1)
-        self.driver.copy(address, at, content.nbytes, self.stream)
+        self.taker.take(address, at, content.nbytes)
         self._sent[turn] = self.events.record(self.stream, "what the processor has found")
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -154,11 +154,11 @@ def _alike(wanted: Sequence[tuple[Matrix, int]], form: Mapping[str, Placed], x: 
     return found
 
 
-def dealt(visits: Sequence[tuple[int, Longs]]) -> tuple[Longs, Longs, int]:
+def deal(visits: Sequence[tuple[int, Longs]], send: Callable[[Sequence[Longs]], list[int]]) -> Groups:
     """Visits, the address of an expert's weights and the places of its pairs each, dealt to groups by the host.
 
-    Returns groups [count, 3] int64, which are GpuGroups, places [slots] int64, and the size of groups. Of both there
-    are powers of two, the last of them nobody's: alike passes are the same work.
+    Lists that `send` brings to the card have powers of two of groups and of slots, the last of them nobody's: alike
+    passes are the same work.
     """
     size = group_size(sum(places.size for _, places in visits), len(visits))
     step = 1 if size == 1 else EIGHT
@@ -172,4 +172,5 @@ def dealt(visits: Sequence[tuple[int, Longs]]) -> tuple[Longs, Longs, int]:
     groups[: len(found)] = found
     for begin, (_, of) in zip(begins, visits, strict=True):
         places[begin : begin + of.size] = of
-    return groups, places, size
+    groups_at, places_at = send([groups.reshape(-1), places])
+    return Groups(groups_at, len(groups), size, places_at, places.size)

@@ -16,6 +16,7 @@ from nvdma.arena import Arena
 from nvdma.gpu.driver import Driver
 from nvstreamd.kernels.gpu_form import BLOCK, up
 from nvstreamd.kernels.gpu_structs import GpuActivations, GpuQueries, GpuStretch
+from nvstreamd.kernels.gpu_take import Taker
 from nvstreamd.kernels.rows import PAGE_TOKENS, Rows
 from nvstreamd.program import KvGroup
 
@@ -150,8 +151,8 @@ class Facts:
             # Twice as much: page tables grow token by token.
             self._capacity[name] = 2 * size
 
-    def send(self, driver: Driver, stream: int) -> dict[str, int]:
-        """Sends all parts in one copy; their addresses."""
+    def send(self, taker: Taker) -> dict[str, int]:
+        """Sends all parts at once; their addresses."""
         total = sum(self._capacity.values())
         address, view = self.desk.bytes(total)
         found, at = {}, 0
@@ -162,7 +163,7 @@ class Facts:
                 view[at : at + len(content)] = content
                 found[name] = to + at
                 at += capacity
-        driver.copy(to, address, total, stream)
+        taker.take(to, address, total)
         return found
 
 

@@ -32,6 +32,7 @@ from nvstreamd.kernels.gpu_pass import (
 )
 from nvstreamd.kernels.gpu_steps import Pass
 from nvstreamd.kernels.gpu_structs import GpuRows
+from nvstreamd.kernels.gpu_take import Taker
 from nvstreamd.kernels.host_bytes import vector_of
 from nvstreamd.kernels.rope import frequencies, magnitude
 from nvstreamd.kernels.rows import Rows
@@ -50,9 +51,10 @@ PART_BYTES, BUSY_BLOCKS = 64 << 20, 256
 class Room:
     """VRAM for a model's passes, with so many `pages` of each group. `open` comes first."""
 
-    def __init__(self, driver: Driver, model: Model, pages: Sequence[int], stream: int, events: Events) -> None:
+    def __init__(self, driver: Driver, taker: Taker, model: Model, pages: Sequence[int], events: Events) -> None:
         self.driver = driver
-        self.stream = stream
+        self.taker = taker
+        self.stream = taker.stream
         self.events = events
         self.model = model
         self.pages = pages
@@ -157,7 +159,7 @@ class Room:
         self._send_hidden(hidden)
         for name, content in facts_of(rows, len(self.model.kv), sorted({ratio for _, ratio in self._ratios})).items():
             self._facts.put(name, content)
-        facts = self._facts.send(self.driver, self.stream)
+        facts = self._facts.send(self.taker)
         capacity = self._capacity
         values = {value: self.buffers.at(f"value {value}", FLOAT * capacity * most)
                   for value, most in self._columns.items()}
@@ -187,7 +189,7 @@ class Room:
         view.release()
         to = self.buffers.at(f"value {self.model.hidden.id}",
                              FLOAT * self._capacity * self._columns[self.model.hidden.id])
-        self.driver.copy(to, at, hidden.nbytes, self.stream)
+        self.taker.take(to, at, hidden.nbytes)
 
     def _turned(self, functions: Functions, rope: Rope, positions: int, cos: int, sin: int) -> Launch:
         address, turns, factor = self._turns[rope]
@@ -238,7 +240,7 @@ class Room:
         to, (at, view) = self.buffers.at("lists", most), self._places_desks[turn].bytes(everything.nbytes)
         view[:] = everything.tobytes()
         view.release()
-        self.driver.copy(to, at, everything.nbytes, self.stream)
+        self.taker.take(to, at, everything.nbytes)
         self._places_sent[turn] = self.events.record(self.stream, "lists for experts")
         begins = np.cumsum([0, *(each.size for each in numbers)])[:-1]
         return [to + LONG * int(begin) for begin in begins]

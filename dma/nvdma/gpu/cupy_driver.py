@@ -22,6 +22,8 @@ LIBRARY = "libcuda.so.1"
 # driver_types.h: cudaError_t, whose numbers are cuda.h's, and flags.
 SUCCESS, OUT_OF_MEMORY, NOT_READY = 0, 2, 600
 NON_BLOCKING = 1
+MAPPED = 2  # cudaHostRegisterMapped
+READS_REGISTERED = 91  # cudaDevAttrCanUseHostPointerForRegisteredMem
 # Events tell when, not how long: such are cheaper.
 WITHOUT_TIMES = 2
 DYNAMIC_BLOCK_MEMORY = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -93,7 +95,7 @@ class CupyDriver:
         return Card(facts["name"].decode(), facts["major"] * 10 + facts["minor"], total, free,
                     facts["multiProcessorCount"], facts["sharedMemPerBlockOptin"], pci,
                     f"CUDA {runtime.driverGetVersion() // 1000}.{runtime.driverGetVersion() % 1000 // 10}, "
-                    f"cupy {cupy.__version__}")
+                    f"cupy {cupy.__version__}", bool(runtime.deviceGetAttribute(READS_REGISTERED, self.number)))
 
     @_translated
     def allocate(self, nbytes: int) -> int:
@@ -108,7 +110,7 @@ class CupyDriver:
     @_translated
     def register(self, address: int, nbytes: int) -> None:
         """Pins host memory."""
-        runtime.hostRegister(address, nbytes, 0)
+        runtime.hostRegister(address, nbytes, MAPPED)
 
     @_translated
     def unregister(self, address: int) -> None:

@@ -30,6 +30,8 @@ class Card:
     block_memory: int
     pci: str
     driver: str
+    # Kernels may read registered host memory, at the addresses that the processor has for it.
+    reads_host: bool
 
 
 class Driver(Protocol):

@@ -23,9 +23,9 @@ CPU = rig.INSTRUCTION_SETS[0]
 
 
 @contextmanager
-def fibers(memory: int = 1 << 30) -> Iterator[tuple[GpuDevice, FiberDriver]]:
+def fibers(memory: int = 1 << 30, *, reads_host: bool = True) -> Iterator[tuple[GpuDevice, FiberDriver]]:
     """The device, and the driver beneath it, of which nothing is in use afterwards."""
-    driver = FiberDriver(memory)
+    driver = FiberDriver(memory, reads_host=reads_host)
     with ExitStack() as stack:
         yield GpuDevice(driver, FiberCompiler(), stack), driver
     assert driver.used == 0 and not driver.registered and driver.graphs == 0

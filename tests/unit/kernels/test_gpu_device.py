@@ -35,6 +35,17 @@ def test_a_stage_is_one_graph_whatever_the_positions_pages_and_stretches_of_as_m
         assert (driver.graphs_made, driver.graphs_run) == (2, 4)
 
 
+def test_a_card_whose_kernels_cannot_read_host_memory_is_sent_copies() -> None:
+    """Rows, places and hidden state come either way, and are the same."""
+    layer, x = attention(), activations(6, 64)
+    turns: list[Turn] = [(x[:5], [Stretch(0, 5, 0, [[1]])]), (x[5:], [Stretch(0, 1, 5, [[1]])])]
+    with fibers() as (card, driver):
+        wanted, kernels = attended(card, layer, 2, turns), driver.launches
+    with fibers(reads_host=False) as (card, driver):
+        assert_same(attended(card, layer, 2, turns), wanted)
+        assert driver.launches < kernels
+
+
 def test_two_rows_of_one_sequence_are_not_the_graph_of_two_sequences_with_a_row_each() -> None:
     layer, x = attention(Heads(16, 1, 16)), activations(4, 64)
     turns: list[Turn] = [

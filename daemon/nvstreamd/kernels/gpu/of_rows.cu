@@ -17,6 +17,7 @@ KERNEL(prepare_rows, GpuRows, ROW_THREADS, 4) {
 KERNEL(gate_rows, GpuRows, ROW_THREADS, 4) { gate(call); }
 KERNEL(add_normed_rows, GpuRows, ROW_THREADS, 4) { add_normed(call); }
 KERNEL(mix_rows, GpuRows, ROW_THREADS, 4) { mix(call); }
+KERNEL(take_words, GpuRows, ROW_THREADS, 4) { take(call); }
 KERNEL(scatter_rows, GpuRows, ROW_THREADS, 4) { scatter(call); }
 KERNEL(look_at_rows, GpuRows, ROW_THREADS, 4) { look(call); }
 KERNEL(angles_of_rows, GpuRows, ROW_THREADS, 1) { angles(call); }

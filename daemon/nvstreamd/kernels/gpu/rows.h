@@ -133,6 +133,13 @@ WORD void mix(const GpuRows& call) {
     }
 }
 
+// Words of 32 bits at x, which may lie in host memory, to out: `columns` of them. Blocks: any number.
+WORD void take(const GpuRows& call) {
+    for (int64_t i = block_x() * ROW_THREADS + thread(); i < call.columns; i += blocks_x() * ROW_THREADS) {
+        reinterpret_cast<uint32_t*>(call.out)[i] = reinterpret_cast<const uint32_t*>(call.x)[i];
+    }
+}
+
 // Row i of x becomes row picked[i] of out. Blocks: (any number, rows).
 WORD void scatter(const GpuRows& call) {
     const int64_t row = block_y(), to = reinterpret_cast<const int64_t*>(call.picked)[row];

@@ -94,7 +94,7 @@ class Runner:
             self.routed = Routed(model, flow.experts, device, constants.span)
         elif device.resting is not None and any(stage.experts for stage in model.stages):
             self.routed = Resting(model, flow, device, device.resting, constants.span)
-        if device.resting is not None and flow.experts is None and len(flow.plan.tiers) == 1:
+        if device.resting is not None and len(flow.plan.tiers) == 1:
             device.resting.chain()
         self._stages = [_Ready(number, stage, device.prepare(stage.program, flow.segments[stage.key].by_name))
                         for number, stage in enumerate(model.stages)]

@@ -33,7 +33,7 @@ from nvstreamd.kernels.gpu_form import Form
 from nvstreamd.kernels.gpu_graphs import WIDEST_GRAPH, Chain, Graphs, Part
 from nvstreamd.kernels.gpu_launch import Functions, Launch
 from nvstreamd.kernels.gpu_memory import GpuMemory
-from nvstreamd.kernels.gpu_pass import FLOAT, SOUND, bucket
+from nvstreamd.kernels.gpu_pass import FLOAT, LONG, SOUND, bucket
 from nvstreamd.kernels.gpu_program import GpuExperts, GpuProgram
 from nvstreamd.kernels.gpu_room import Room
 from nvstreamd.kernels.gpu_steps import Steps, Weights
@@ -166,7 +166,7 @@ class GpuDevice:
         return self.events.record(self.stream, name)
 
     def chain(self) -> None:
-        """From here on all weights rest: nobody waits between the parts of a pass, and they are begun at once."""
+        """From here on all weights rest but experts': parts of a pass are begun at once, as far as nobody waits."""
         self._chained = True
 
     def _settle(self) -> None:
@@ -232,10 +232,12 @@ class GpuDevice:
 
     def _one_by_one(self, step: Expert, ready: GpuProgram, visits: Sequence[Visit]) -> list[Launch]:
         found: list[Launch] = []
-        for visit, at in zip(visits, self.room.send_list([visit.places for visit in visits]), strict=True):
+        at = self.room.send_list(np.concatenate([visit.places for visit in visits]))
+        for visit in visits:
             weights = Weights(ready.form.tensors, visit.weights.address, self._constants.tensors,
                               self._constants_address)
             found += expert_launches(self._steps, step, weights, self.room.over, at, visit.places.size)
+            at += LONG * visit.places.size
         return found
 
     def prepare_all(self, program: Program, tensors: Sequence[Tensors], weights: Sequence[Span]) -> GpuExperts:
@@ -277,8 +279,7 @@ class GpuDevice:
         room = self.room
         source = room.buffers.at("rows of the processor's", bucket(content.nbytes))
         self.exchange.send(source, content)
-        (at,) = room.send_list([places])
-        self._steps.scatter(source, at, places.size, room.over.values[value.id], columns).begin(
+        self._steps.scatter(source, room.send_list(places), places.size, room.over.values[value.id], columns).begin(
             self.driver, self.stream)
 
     def send(self, value: Value, first: int, content: Floats) -> None:

@@ -154,23 +154,24 @@ def _alike(wanted: Sequence[tuple[Matrix, int]], form: Mapping[str, Placed], x: 
     return found
 
 
-def deal(visits: Sequence[tuple[int, Longs]], send: Callable[[Sequence[Longs]], list[int]]) -> Groups:
+def deal(visits: Sequence[tuple[int, Longs]], send: Callable[[Longs], int]) -> Groups:
     """Visits, the address of an expert's weights and the places of its pairs each, dealt to groups by the host.
 
-    Lists that `send` brings to the card have powers of two of groups and of slots, the last of them nobody's: alike
+    `send` brings a list to the card. In it are powers of two of groups and of slots, the last of them nobody's: alike
     passes are the same work.
     """
     size = group_size(sum(places.size for _, places in visits), len(visits))
     step = 1 if size == 1 else EIGHT
     found: list[tuple[int, int, int]] = []
-    begins, at = [], 0
-    for base, of in visits:
-        found += [(base, at + begin, min(size, of.size - begin)) for begin in range(0, of.size, size)]
-        begins.append(at)
-        at += up(of.size, step) * step
-    groups, places = np.zeros((bucket(len(found)), 3), np.int64), np.full(bucket(at), -1, np.int64)
-    groups[: len(found)] = found
-    for begin, (_, of) in zip(begins, visits, strict=True):
-        places[begin : begin + of.size] = of
-    groups_at, places_at = send([groups.reshape(-1), places])
-    return Groups(groups_at, len(groups), size, places_at, places.size)
+    slots: list[int] = []
+    for base, places in visits:
+        at = len(slots)
+        found += [(base, at + begin, min(size, places.size - begin)) for begin in range(0, places.size, size)]
+        slots += [*places.tolist(), *[-1] * (-places.size % step)]
+    most, many = bucket(len(found)), bucket(len(slots))
+    numbers = np.full(3 * most + many, -1, np.int64)
+    numbers[: 3 * len(found)] = [number for group in found for number in group]
+    numbers[3 * len(found) : 3 * most] = 0
+    numbers[3 * most : 3 * most + len(slots)] = slots
+    to = send(numbers)
+    return Groups(to, most, size, to + 3 * most * LONG, many)

@@ -73,6 +73,7 @@ class Room:
         self.kv: list[int] = []
         self._sent: EventFence | None = None
         self._over: Pass | None = None
+        self._shape: Shape | None = None
 
     def open(self) -> None:
         """Makes room for keys and values. Raises GpuOutOfMemory; `close` gives back what was had."""
@@ -131,7 +132,7 @@ class Room:
         most = max(rows.count, len(rows.wanted))
         if most > MOST_BLOCKS:
             raise KernelError(f"a pass of {most} rows: a card's kernels take {MOST_BLOCKS}", "report this")
-        self._over, before = None, self._capacity
+        self._over, self._shape, before = None, None, self._capacity
         if most > self._capacity:
             self._capacity = max(most, 2 * self._capacity)
         self._desks_are_free()
@@ -180,8 +181,10 @@ class Room:
     @property
     def shape(self) -> Shape:
         """What of the pass decides which work its stages are."""
-        tilings = tuple((tiling.size, tiling.tiles, tiling.chunks) for tiling in self.over.tilings.values())
-        return Shape(self.over.rows, self.over.wanted, self._stretches, tilings, self.buffers.generation)
+        if self._shape is None or self._shape.generation != self.buffers.generation:
+            tilings = tuple((tiling.size, tiling.tiles, tiling.chunks) for tiling in self.over.tilings.values())
+            self._shape = Shape(self.over.rows, self.over.wanted, self._stretches, tilings, self.buffers.generation)
+        return self._shape
 
     def _send_hidden(self, hidden: Floats) -> None:
         at, view = self._hidden_desk.bytes(hidden.nbytes)
@@ -228,19 +231,17 @@ class Room:
         wait_for(self.events.record(self.stream, "a table"))
         return to
 
-    def send_list(self, numbers: Sequence[Longs]) -> list[int]:
-        """Lists of whole numbers, in VRAM until the next are sent; the address of each."""
+    def send_list(self, numbers: Longs) -> int:
+        """Whole numbers, in VRAM until the next are sent; their address."""
         turn, self._turn = self._turn, (self._turn + 1) % PLACES
         sent = self._places_sent[turn]
         if sent is not None:
             wait_for(sent)
-        everything = np.concatenate(numbers)
         # At one address: graphs hold it. What is sent waits for all work before.
-        most = max(bucket(everything.nbytes), LIST_NUMBERS * LONG * self._capacity * max(1, self.used))
-        to, (at, view) = self.buffers.at("lists", most), self._places_desks[turn].bytes(everything.nbytes)
-        view[:] = everything.tobytes()
-        view.release()
-        self.taker.take(to, at, everything.nbytes)
+        most = max(bucket(numbers.nbytes), LIST_NUMBERS * LONG * self._capacity * max(1, self.used))
+        to, (at, view) = self.buffers.at("lists", most), self._places_desks[turn].bytes(numbers.nbytes)
+        with view:
+            np.frombuffer(view, np.int64)[:] = numbers
+        self.taker.take(to, at, numbers.nbytes)
         self._places_sent[turn] = self.events.record(self.stream, "lists for experts")
-        begins = np.cumsum([0, *(each.size for each in numbers)])[:-1]
-        return [to + LONG * int(begin) for begin in begins]
+        return to

@@ -30,6 +30,7 @@ class Taker:
         if not self.by_kernel:
             self.driver.copy(to, source, nbytes, self.stream)
             return
+        assert nbytes >= WORD and nbytes % WORD == 0
         words = nbytes // WORD
         call, blocks = GpuRows(x=source, out=to, columns=words), min(up(words, ROW_THREADS), MOST_BLOCKS)
         Launch(self.functions.of_rows("take_words"), (blocks, 1, 1), ROW_THREADS, 0, call).begin(

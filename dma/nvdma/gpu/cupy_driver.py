@@ -36,7 +36,8 @@ def _translated(call: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(call)
     def translated(self: CupyDriver, *arguments: Any) -> Any:
         try:
-            self.enter()
+            if not self._entered.done:
+                self.enter()
             return call(self, *arguments)
         except runtime.CUDARuntimeError as error:
             kind = GpuOutOfMemory if error.status == OUT_OF_MEMORY else GpuFailed
@@ -45,6 +46,12 @@ def _translated(call: Callable[..., Any]) -> Callable[..., Any]:
             raise GpuFailed(f"{self.name}: {call.__name__}: {error}") from error
 
     return translated
+
+
+class _Entered(threading.local):
+    """True of a thread that has made the card its own."""
+
+    done = False
 
 
 class CupyDriver:
@@ -59,13 +66,12 @@ class CupyDriver:
         self.name = f"GPU {number}"
         self._ask = ask
         self._query = 0
-        self._entered = threading.local()
+        self._entered = _Entered()
 
     def enter(self) -> None:
         """Makes the card this thread's, which CUDA keeps by thread."""
-        if not getattr(self._entered, "done", False):
-            runtime.setDevice(self.number)
-            self._entered.done = True
+        runtime.setDevice(self.number)
+        self._entered.done = True
 
     def open(self) -> None:
         """Raises GpuUnavailable where there is no such card, or one that is too old."""

@@ -37,8 +37,8 @@ from support.vocabularies import synthetic_vocabulary
 
 MIB = 1 << 20
 SEQUENCES = 32
-# Passes until nothing is read any more, for what rests in RAM comes with use.
-SETTLED, SETTLE_SECONDS = 20, 60.0
+# What rests in RAM comes with use: a model has this long for it.
+SETTLE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Case:
     """A model of `shape` with `vram` bytes, 0 for all; how llama.cpp has it; what is asked, and what that is called.
 
     Of `decode` are users and tokens each; one prompt has `prefill` tokens. `judged` are keys by users, or by -1 of the
-    prompt.
+    prompt. Nothing is measured before `settling` passes in a row have read nothing.
     """
 
     shape: Shape
@@ -56,6 +56,7 @@ class Case:
     decode: tuple[tuple[int, int], ...]
     prefill: int
     judged: Mapping[int, str]
+    settling: int = 20
 
 
 TIERED = Case(SHAPE_70B["llama"], 20 * 10**9, 1280 * MIB, "layers=38", ((1, 10), (8, 6), (32, 4)), 512, {
@@ -91,12 +92,14 @@ def open_ours(path: Path, case: Case, driver: Driver, compiler: Compiler, stack:
     return Ours(load_by(pick, model, wishes, stack, None))
 
 
-def settle(ours: Ours) -> None:
-    """Passes until experts that are wanted rest where they may."""
+def settle(ours: Ours, passes: int) -> None:
+    """Passes until so many in a row have read nothing: experts rest where they may. All else does from the start on."""
+    if ours.loaded.flow.experts is None:
+        return
     began, seen = time.monotonic(), -1
     while (now := ours.loaded.flow.counters.streamed_bytes) != seen and time.monotonic() - began < SETTLE_SECONDS:
         seen = now
-        ours.decode(1, SETTLED)
+        ours.decode(1, passes)
 
 
 def rates_of(case: Case, decode: Callable[[int, int], float], prefill: Callable[[int], float], rounds: int
@@ -115,7 +118,7 @@ def of_ours(path: Path, case: Case, driver: Driver, compiler: Compiler, rounds: 
     """Our rates, and how far a pass of one row is from what was expected and from what the hardware gives."""
     with ExitStack() as stack:
         ours = open_ours(path, case, driver, compiler, stack)
-        settle(ours)
+        settle(ours, case.settling)
         for users, _ in case.decode:
             ours.decode(users, 4)  # graphs are made
         ours.prefill(case.prefill)

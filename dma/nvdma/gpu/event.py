@@ -44,7 +44,8 @@ class EventFence:
 
     def wait(self, seconds: float) -> bool:
         """Waits that long at most. Raises GpuFailed."""
-        return self.done() or self.driver.wait(self.event.handle, seconds, self.eager)
+        # The last question is for an event that was recorded anew, for later work, while it was waited for.
+        return self.done() or self.driver.wait(self.event.handle, seconds, self.eager) or self.done()
 
     def hold(self, stream: int) -> None:
         """What comes into the stream from here on begins after the fence; nobody waits meanwhile. Raises GpuFailed."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from nvstreamd.errors import KernelError
 from nvstreamd.kernels.cpu_library import CpuLibrary
-from nvstreamd.kernels.select import choose
+from nvstreamd.kernels.select import beside_a_card, choose
 
 
 def test_the_best_instruction_set_is_taken_and_named() -> None:
@@ -92,3 +94,32 @@ def test_torch_may_be_missing() -> None:
         "    kernels = choose(('torch', 'cpu'), 2, stack)\n"
         "print(kernels.device.name.split()[0], kernels.notes[0].split(':')[0])\n"
     ) == "C++ torch kernels refused\n"
+
+
+def test_a_processor_beside_a_card_leaves_some_threads_to_others_and_keeps_one() -> None:
+    """One that shares its processor makes all others of a product wait for it."""
+    assert [beside_a_card(threads) for threads in (1, 2, 4, 8, 16, 32)] == [1, 1, 3, 7, 14, 28]
+
+
+def test_whoever_waits_for_a_card_keeps_no_other_thread_from_running() -> None:
+    """A C function is asked until another thread, which needs the interpreter, makes it answer otherwise."""
+    asked = ctypes.create_string_buffer(b"abc")
+    length = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value or 0
+    begins = threading.Event()
+
+    def empty() -> None:
+        begins.wait(60.0)
+        asked[0] = b"\0"
+
+    thread = threading.Thread(target=empty)
+    thread.start()
+    begins.set()
+    assert CpuLibrary().ask(length, ctypes.addressof(asked), 3, 60.0, 60.0) == 0
+    thread.join(60.0)
+
+
+@pytest.mark.parametrize("eager", [0.0, 1.0])
+def test_a_question_that_is_never_answered_ends_at_its_deadline(eager: float) -> None:
+    asked = ctypes.create_string_buffer(b"abc")
+    length = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value or 0
+    assert CpuLibrary().ask(length, ctypes.addressof(asked), 3, 0.01, eager) == 3

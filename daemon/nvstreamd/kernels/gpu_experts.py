@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -24,7 +23,14 @@ from nvstreamd.kernels.gpu_launch import (
 )
 from nvstreamd.kernels.gpu_pass import FLOAT, LONG, activations_of, bucket
 from nvstreamd.kernels.gpu_steps import Pass, Steps, Weights
-from nvstreamd.kernels.gpu_structs import GpuActivations, GpuGroup, GpuGrouping, GpuMatrix, GpuProducts, GpuRows
+from nvstreamd.kernels.gpu_structs import (
+    GROUP_BYTES,
+    GpuActivations,
+    GpuGrouping,
+    GpuMatrix,
+    GpuProducts,
+    GpuRows,
+)
 from nvstreamd.program import Expert, Matrix
 
 
@@ -89,7 +95,7 @@ def all_experts(steps: Steps, step: Expert, form: Mapping[str, Placed], table: i
     size = group_size(pairs, experts)
     # Every expert may begin an eight, and a group, that it does not fill.
     slots, most = pairs + (EIGHT - 1) * experts, experts + pairs // size
-    groups = Groups(steps.buffers.at("groups", most * ctypes.sizeof(GpuGroup)), most, size,
+    groups = Groups(steps.buffers.at("groups", most * GROUP_BYTES), most, size,
                     steps.buffers.at("places of groups", LONG * slots), slots)
     call = GpuGrouping(choices=of.routing, pairs=pairs, experts=experts, table=table, size=size, places=groups.places,
                        slots=slots, groups=groups.at, most=most)

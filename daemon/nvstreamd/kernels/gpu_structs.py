@@ -5,7 +5,7 @@ NVRTC gets the text of `header`. Fields are 64 bits wide, so that no compiler pa
 
 from __future__ import annotations
 
-from ctypes import Structure, c_double, c_int64
+from ctypes import Structure, c_double, c_int64, sizeof
 
 from nvstreamd.kernels.c_layout import layout
 
@@ -58,6 +58,9 @@ class GpuGroup(Structure):
     """
 
     _fields_ = (("base", c_int64), ("first", c_int64), ("count", c_int64))
+
+
+GROUP_BYTES = sizeof(GpuGroup)
 
 
 class GpuGrouping(Structure):

@@ -57,7 +57,8 @@ class GpuDevice:
 
     def __init__(self, driver: Driver, compiler: Compiler, stack: ExitStack, ceiling: int = 0) -> None:
         card = driver.card()
-        self.name = f"{card.name}, compute capability {card.capability / 10}, {card.driver}"
+        slower = "" if card.reads_host else "; cannot read host memory: what a pass sends waits behind weights"
+        self.name = f"{card.name}, compute capability {card.capability / 10}, {card.driver}{slower}"
         self.driver, self.stack = driver, stack
         self.stream = driver.stream()
         self.functions = Functions(driver, compiler)

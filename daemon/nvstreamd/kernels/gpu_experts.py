@@ -68,11 +68,11 @@ def expert_launches(steps: Steps, step: Expert, weights: Weights, of: Pass, plac
 
 def check_alike(step: Expert, forms: Sequence[Mapping[str, Placed]]) -> None:
     """Raises KernelError unless all experts of a layer lie alike in VRAM, in blocks, without biases."""
-    for matrix in (step.gate, step.up, step.down):
-        placed = {(form[matrix.name].type, form[matrix.name].offset) for form in forms}
-        if len(placed) != 1 or not in_groups(step, forms[0]):
-            raise KernelError(f"{matrix.name[:200]}: a layer's experts do not lie alike, or are not in blocks",
-                              "run the model on the processor")
+    matrices = (step.gate, step.up, step.down)
+    alike = len({tuple((form[each.name].type, form[each.name].offset) for each in matrices) for form in forms}) == 1
+    if not alike or not in_groups(step, forms[0]):
+        raise KernelError(f"{step.gate.name[:200]}: a layer's experts do not lie alike, or are not in blocks",
+                          "run the model on the processor")
 
 
 def in_groups(step: Expert, form: Mapping[str, Placed]) -> bool:

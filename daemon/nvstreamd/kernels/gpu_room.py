@@ -41,7 +41,7 @@ from nvstreamd.program import Attend, Model, Rope, Route
 # The widest heads that attention.h has room for, and blocks of threads in a direction but the first.
 MOST_DIM, MOST_BLOCKS = 256, 65535
 # Lists of whole numbers, as of places that experts serve, that may be on their way at once.
-PLACES = 16
+LISTS = 16
 # Numbers of a list for each pair of a row and an expert, at most: a group of its own, and eight places.
 LIST_NUMBERS = 3 + 8
 # Room for what chunks found before they are joined; and blocks of threads from which a card is busy without.
@@ -61,8 +61,8 @@ class Room:
         self.used = 0
         self.buffers = Buffers(driver)
         self._desk, self._hidden_desk = Desk(driver), Desk(driver)
-        self._places_desks = [Desk(driver) for _ in range(PLACES)]
-        self._places_sent: list[EventFence | None] = [None] * PLACES
+        self._list_desks = [Desk(driver) for _ in range(LISTS)]
+        self._lists_sent: list[EventFence | None] = [None] * LISTS
         self._turn = self._tables = 0
         self._facts = Facts(self.buffers, self._desk)
         self._columns = {model.hidden.id: model.hidden.columns}
@@ -86,7 +86,7 @@ class Room:
     def close(self) -> None:
         """Gives everything back."""
         self.buffers.close()
-        for desk in (self._desk, self._hidden_desk, *self._places_desks):
+        for desk in (self._desk, self._hidden_desk, *self._list_desks):
             desk.close()
 
     def read_factors(self, constants: Span, tensors: Tensors) -> None:
@@ -233,15 +233,15 @@ class Room:
 
     def send_list(self, numbers: Longs) -> int:
         """Whole numbers, in VRAM until the next are sent; their address."""
-        turn, self._turn = self._turn, (self._turn + 1) % PLACES
-        sent = self._places_sent[turn]
+        turn, self._turn = self._turn, (self._turn + 1) % LISTS
+        sent = self._lists_sent[turn]
         if sent is not None:
             wait_for(sent)
         # At one address: graphs hold it. What is sent waits for all work before.
         most = max(bucket(numbers.nbytes), LIST_NUMBERS * LONG * self._capacity * max(1, self.used))
-        to, (at, view) = self.buffers.at("lists", most), self._places_desks[turn].bytes(numbers.nbytes)
+        to, (at, view) = self.buffers.at("lists", most), self._list_desks[turn].bytes(numbers.nbytes)
         with view:
             np.frombuffer(view, np.int64)[:] = numbers
         self.taker.take(to, at, numbers.nbytes)
-        self._places_sent[turn] = self.events.record(self.stream, "lists for experts")
+        self._lists_sent[turn] = self.events.record(self.stream, "lists for experts")
         return to

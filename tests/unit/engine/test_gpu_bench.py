@@ -14,6 +14,9 @@ from support.fiber_gpu import FiberCompiler, FiberDriver
 from support.random_gguf import Options, write
 from support.shapes import tiny
 
+# Benches are run by hand: whoever changes one runs these.
+pytestmark = pytest.mark.thorough
+
 
 def test_every_rate_is_there(tmp_path: Path) -> None:
     (path,) = write(tmp_path / "model.gguf", tiny("llama"), Options(type=ggml.Q4_0))

@@ -40,7 +40,7 @@ demo: setup-demo ## a real model answers while its weights stream, under a ceili
 	@$(VENV)/python scripts/demo.py $(MODEL)
 
 # A process for each processor; threads of torch's that wait for each other must not keep the others from computing.
-unit: setup-test ## tests that start no daemon, within a minute: the first thing to run after a change
+unit: setup-test ## tests that start no daemon, one to three minutes: the first thing to run after a change
 	OMP_WAIT_POLICY=passive $(VENV)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal \
 	  --hypothesis-profile unit $(PYTEST) tests/unit -m "not slow and not vm and not thorough"
 

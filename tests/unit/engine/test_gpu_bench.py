@@ -14,7 +14,7 @@ from support.fiber_gpu import FiberCompiler, FiberDriver
 from support.random_gguf import Options, write
 from support.shapes import tiny
 
-# Benches are run by hand: whoever changes one runs these.
+# Seconds each, for what no user runs: `make test` has them.
 pytestmark = pytest.mark.thorough
 
 

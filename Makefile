@@ -12,7 +12,7 @@ PART ?= resident
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test slow-test test-all lint proto proto-freeze bench bench-streaming bench-kernels bench-engine bench-experts bench-boxes bench-nvme bench-gpu bench-before bench-hostile llamacpp deb install uninstall clean setup-demo \
+.PHONY: help demo unit test slow-test test-all lint proto proto-freeze bench bench-streaming bench-kernels bench-engine bench-experts bench-boxes bench-nvme bench-gpu bench-before bench-kernels-before bench-hostile llamacpp deb install uninstall clean setup-demo \
   setup-test setup-lab setup-image lab-packages lab-kernel vm-test
 
 help: ## lists the targets
@@ -92,6 +92,9 @@ bench-nvme: setup-lab ## our NVMe queues beside fio, four drives beside one, in 
 
 bench-before: setup-test ## this tree beside an earlier one: make bench-before REVISION=6b8a36f (build/bench/before.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.before $(REVISION)
+
+bench-kernels-before: setup-test ## products of every type beside an earlier commit's (build/bench/kernels_before.json)
+	PYTHONPATH=tests $(VENV)/python -m bench.kernels_before $(REVISION)
 
 bench-hostile: setup-test ## users beside one who stalls, floods, poisons or freezes; as root (build/bench/hostile.json)
 	PYTHONPATH=tests $(VENV)/python -m bench.hostile

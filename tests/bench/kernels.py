@@ -4,7 +4,7 @@ For each type a matrix of 14336 x 4096, larger than the caches. Rounds interleav
 and of wider ones, with a plain read of the same bytes by the same threads, and with the product of ggml's CPU backend
 where build/llama.cpp is there (make llamacpp); figures are medians over the rounds.
 
-    python -m bench.kernels [--threads N] [--rounds 5] [--type Q4_0 ...]
+    python -m bench.kernels [--threads N] [--rounds 5] [--type Q4_0 ...] [--alone] [--name kernels]
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def lines(kind: GgmlType, samples: Samples, peer: Peer | None) -> dict[str, str]
     return found
 
 
-def run(device: CpuDevice, kinds: Sequence[GgmlType], rounds: int, peer: Peer | None) -> None:
+def run(device: CpuDevice, kinds: Sequence[GgmlType], rounds: int, peer: Peer | None, name: str) -> None:
     """All types, the table and the file."""
     ratios: dict[str, float] = {}
     bars: dict[str, Bar] = {}
@@ -136,7 +136,7 @@ def run(device: CpuDevice, kinds: Sequence[GgmlType], rounds: int, peer: Peer | 
         plain |= lines(kind, samples, peer)
         rounds_of[kind.name] = asdict(samples)
     show(f"products with {ROWS} x {COLUMNS} weights, medians of {rounds}", ratios, bars, plain)
-    write("kernels", {**ratios, "plain": plain, "seconds": rounds_of})
+    write(name, {**ratios, "plain": plain, "seconds": rounds_of})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -146,13 +146,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     names = [kind.name for kind in ggml.SUPPORTED]
     parser.add_argument("--type", nargs="+", choices=names, default=names)
+    parser.add_argument("--alone", action="store_true", help="ggml's products are not measured beside")
+    parser.add_argument("--name", default="kernels", help="what is written: build/bench/NAME.json")
     chosen = parser.parse_args(arguments)
     with ExitStack() as stack:
         library = CpuLibrary()
         context = CpuContext(library, library.best(), chosen.threads)
         context.open(stack)
-        peer = stack.enter_context(ggml_products(chosen.threads, COLUMNS, ROWS)) if PRODUCTS.exists() else None
-        run(CpuDevice(context), [ggml.BY_NAME[name] for name in chosen.type], chosen.rounds, peer)
+        peer = None
+        if PRODUCTS.exists() and not chosen.alone:
+            peer = stack.enter_context(ggml_products(chosen.threads, COLUMNS, ROWS))
+        run(CpuDevice(context), [ggml.BY_NAME[name] for name in chosen.type], chosen.rounds, peer, chosen.name)
 
 
 if __name__ == "__main__":
